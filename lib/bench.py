@@ -1,0 +1,101 @@
+"""What a notebook works with: one server, one run folder, and where its results go."""
+import os
+from dataclasses import dataclass
+
+import pandas as pd
+from IPython.display import Image, Markdown, display
+
+from lib import launch, load, machine, metrics, rundir, stats, tables
+from lib.client import Request
+from lib.server import Server
+from lib.stats import Estimate
+
+
+CARD = ("model", "server", "flags", "processor", "GPU")  # what stands at the head of every notebook
+
+
+@dataclass
+class Bench:
+    """`notebook`: the stem that figures and plots are entered under."""
+
+    notebook: str
+    server: Server
+    run: rundir.RunDir
+
+    async def closed_loop(self, series: str, requests: list[Request], **options) -> pd.DataFrame:
+        """Measure a series (see lib.load.closed_loop) -> its records with one column per metric."""
+        frame = await load.closed_loop(self.server, self.run, series, requests, **options)
+        return metrics.per_request(frame)
+
+    def summaries(self, frame: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
+        """metric -> row (mean, median, …) -> Estimate in the unit of the tables, of the measured rows."""
+        rows = metrics.measured(frame)
+        return {
+            metric: {row: e.scaled(factor) for row, e in stats.summary(rows[metric]).items()}
+            for metric, (_, _, factor, _) in metrics.METRICS.items()
+        }
+
+    def publish(self, series: str, frame: pd.DataFrame, headline: tuple = ()) -> pd.DataFrame:
+        """Enter every figure of a series in figures.json -> the verdict on each metric.
+
+        `headline`: metrics whose mean opens the report.
+        """
+        counts, verdicts = metrics.denominators(frame), []
+        for metric, rows in self.summaries(frame).items():
+            name, unit, factor, formula = metrics.METRICS[metric]
+            sent = counts["sent"] - counts["warm-up"]
+            verdict = stats.verdict(metrics.measured(frame)[metric], counts["failed after the warm-up"], sent)
+            verdicts.append({"metric": name, "requests": counts["measured"], "verdict": verdict})
+            for row, estimate in rows.items():
+                self.run.publish(
+                    f"{series}.{metric.removesuffix('_s')}.{row}", f"{name}, {row}", estimate, unit, verdict,
+                    self.notebook, series, headline=row == "mean" and metric in headline, formula=formula,
+                )
+        return pd.DataFrame(verdicts)
+
+    def keep(self, plot_id: str, figure, caption: str) -> Image:
+        """Save a plot for the report and show it here, the same picture."""
+        return Image(data=self.run.save_plot(plot_id, figure, caption, self.notebook), alt=caption, width=790)
+
+
+def begin(notebook: str, server: str = "auto", run: str = "desk", flags: str = "") -> Bench:
+    """The opening call of a notebook: connect to or start the server, open the run folder, and show what is
+    being measured."""
+    run_dir = rundir.RunDir(run)
+    found = launch.open_server(server, flags, run_dir.path)
+    # To this kernel only: shell cells use them, and a cell run again connects instead of starting anew.
+    os.environ |= {"WORKBOOK_SERVER": found.url, "WORKBOOK_MODEL": found.model, "WORKBOOK_API_KEY": found.api_key or ""}
+    about = describe(found)
+    run_dir.update_info(**about)
+    run_dir.make_latest()
+    display(Markdown(about["note"]))
+    display(tables.facts({name: about["facts"][name] for name in CARD}))
+    return Bench(notebook, found, run_dir)
+
+
+def describe(server: Server) -> dict:
+    """What a run folder says of the server and the machine it measured; nothing secret."""
+    return {"model": server.model, "note": note(server), "facts": server_facts(server) | machine.facts()}
+
+
+def server_facts(server: Server) -> dict[str, str]:
+    """What is being measured, for readers; nothing secret."""
+    started = f"started here in {server.started_in_s} s" if server.started_in_s else "was running already"
+    return {
+        "model": server.model,
+        "server": f"vLLM {server.version}, {started}" if server.version else f"not known to be vLLM, {started}",
+        "context": f"{server.max_model_len:,} tokens" if server.max_model_len else "not told",
+        "KV cache": f"{server.kv_cache_tokens:,} tokens" if server.kv_cache_tokens else "not told",
+        "prefix cache": {"True": "on", "False": "off"}.get(server.cache.get("enable_prefix_caching"), "not told"),
+        "flags": " ".join(server.flags) or "not known: it was started elsewhere",
+    }
+
+
+def note(server: Server) -> str:
+    """The line under which every figure of this server stands."""
+    if not server.embedded:
+        return f"Measured against {server.model}."
+    return (
+        f"Measured against {server.model}, the small model that ships with this workbook, on real vLLM. "
+        "Its speed says how this machine and this workbook do, not how Qwen3-VL-2B does. " + launch.embedded_note()
+    )

@@ -1,0 +1,125 @@
+"""The `workbook` command. Each command imports what it needs, so that a typing mistake is told at once."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from lib import NOTEBOOKS, OUTPUTS, errors
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Evaluates a vLLM server with notebooks and writes a report.")
+SERVER = "embedded, a URL, a model id or folder; auto: what WORKBOOK_SERVER names, else embedded"
+ServerOption = Annotated[str, typer.Option(help=SERVER)]
+FlagsOption = Annotated[str, typer.Option(help="vLLM's own flags for a server that is started, as one string")]
+
+
+@app.command()
+def run(
+    notebooks: Annotated[list[str] | None, typer.Argument(help="which notebooks (02, single_request, a path); all if none is named")] = None,
+    profile: Annotated[str, typer.Option(help="parameters from data/profiles/PROFILE.yaml")] = "smoke",
+    server: ServerOption = "auto",
+    flags: FlagsOption = "",
+    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="KEY VALUE (or KEY=VALUE), for the notebooks that declare it")] = None,
+    name: Annotated[str, typer.Option(help="the run's folder under outputs/")] = "",
+) -> None:
+    """Run the notebooks end to end against one server and write the report."""
+    from lib import report, runner
+
+    todo = runner.plan(profile, server, notebooks or [], runner.parse_parameters(parameter or []), flags, name)
+    folder, well = runner.run(todo)
+    print(report.shown(folder.path / "report.html"))
+    if folder.name == (OUTPUTS / "latest").resolve().name:
+        print(report.shown(OUTPUTS / "latest" / "report.html"))
+    if not well:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="embedded, a model id or a folder")] = "embedded",
+    flags: FlagsOption = "",
+) -> None:
+    """Start a server to explore against and keep it until Ctrl-C."""
+    from lib import launch, report
+
+    with launch.open_server(model, flags) as server:
+        print(f"{server.model} on vLLM {server.version} at {server.url}\n"
+              f"  export WORKBOOK_SERVER={server.url} WORKBOOK_API_KEY={server.api_key}\nCtrl-C stops it.")
+        while server.alive():
+            time.sleep(0.5)
+        raise errors.UserError(f"the server ended by itself; its log is {report.shown(server.log)}")
+
+
+@app.command()
+def lab(
+    server: ServerOption = "auto",
+    flags: FlagsOption = "",
+) -> None:
+    """JupyterLab on the notebooks, with a server running; both end together."""
+    from lib import launch, rundir
+
+    with launch.open_server(server, flags, rundir.RunDir("desk").path) as running:
+        env = os.environ | {"WORKBOOK_SERVER": running.url, "WORKBOOK_API_KEY": running.api_key or ""}
+        subprocess.run([sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--notebook-dir={NOTEBOOKS}",
+                        *(["--allow-root"] if os.getuid() == 0 else [])], env=env, check=False)
+
+
+@app.command("report")
+def report_(name: Annotated[str, typer.Argument(metavar="RUN", help="a run under outputs/")] = "latest") -> None:
+    """Write a run's report again from its files; needs no server."""
+    from lib import report, rundir
+
+    print(report.shown(report.build(rundir.find(name))))
+
+
+@app.command()
+def doctor(server: Annotated[str, typer.Option(help="also check this URL")] = "") -> None:
+    """What is wrong with this machine, and the remedy."""
+    from lib import launch, machine
+
+    checks = machine.checks()
+    for check in checks:
+        print(f"{'ok  ' if check.ok else 'BAD '} {check.name}: {check.found}" + ("" if check.ok else f"\n     {check.remedy}"))
+    if server:
+        found = launch.open_server(server)
+        print(f"ok   {found.url}: {found.model}, vLLM {found.version}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`-p KEY VALUE`, papermill's form, as `-p KEY=VALUE`."""
+    out, rest = [], iter(words)
+    for word in rest:
+        out.append(word)
+        if word in ("-p", "--parameter"):
+            key = next(rest, "")
+            out.append(key if "=" in key else f"{key}={next(rest, '')}")
+    return out
+
+
+def main() -> None:
+    """Entry point: what a user can mend is one line on stderr, status 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with` blocks stop their servers
+    try:
+        app(_joined(sys.argv[1:]), standalone_mode=False)
+    except errors.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        free = shutil.disk_usage(OUTPUTS.parent).free / 2**30
+        print(f"error: {error.strerror} ({error.filename or 'no file named'}; {free:.1f} GiB of disk free): "
+              "mend that and run the command again", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,12 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something that the user can mend: one line that says what is wrong and what to do.
+
+    The command line prints the line and exits with a status that is not 0; a notebook shows the line in
+    place of a traceback.
+    """
+
+    def _render_traceback_(self):  # IPython's hook for exceptions that draw themselves
+        return [f"{type(self).__name__}: {self}"]

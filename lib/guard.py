@@ -1,0 +1,58 @@
+"""Owns a server's processes and outlives nothing: `python -m lib.guard PARENT COMMAND...`.
+
+Runs COMMAND and waits for it. When PARENT (the kernel or runner that asked for the server) is gone, however
+it went, or when a SIGTERM comes, everything that COMMAND started is stopped too. Exits as COMMAND did.
+"""
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+GRACE_S = 10.0
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _stop_all(own: psutil.Process) -> None:
+    """Ask every descendant to end, then end those that stay. As their subreaper this process sees the
+    orphans among them too."""
+    for send in (psutil.Process.terminate, psutil.Process.kill):
+        living = own.children(recursive=True)
+        for process in living:
+            try:
+                send(process)
+            except psutil.NoSuchProcess:
+                pass
+        psutil.wait_procs(living, timeout=GRACE_S)
+
+
+def main(parent: int, command: list[str]) -> int:
+    stopping = []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever caught Ctrl-C says when to stop
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # Should this guard itself be killed, the server's first process gets a SIGTERM from the kernel.
+    child = subprocess.Popen(command, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
+    while child.poll() is None and not stopping and os.getppid() == parent:
+        time.sleep(0.1)
+    if child.poll() is None:
+        child.terminate()  # vLLM ends its own workers in good order when its first process is asked
+        try:
+            child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            pass
+    _stop_all(psutil.Process())
+    return child.wait()
+
+
+if __name__ == "__main__":
+    code = main(int(sys.argv[1]), sys.argv[2:])
+    sys.exit(code if code >= 0 else 128 - code)

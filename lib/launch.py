@@ -1,0 +1,208 @@
+"""Start a vLLM server, wait until it really answers, stop it and everything that it started.
+
+A server is named by a *spec*: `embedded` (real vLLM with the small model in data/models), a URL, a model
+(hub id or folder), or `auto`: the one that WORKBOOK_SERVER names, else `embedded`. Either way the result is
+a `lib.server.Server`.
+"""
+import argparse
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+
+from lib import DATA, OUTPUTS, ROOT, machine, troubles
+from lib.errors import UserError
+from lib.progress import progress
+from lib.rundir import read_json, write_json
+from lib.server import Server, connect, get, headers, models
+from lib.vllm_plugin import SWITCH
+
+EMBEDDED = DATA / "models" / "tiny-qwen3-vl"
+START_LIMIT_S = 900  # a first start on a GPU compiles kernels; a large model loads for minutes
+
+
+def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None = None) -> Server:
+    """The server that `spec` names, started if need be. `flags`: vLLM's own, as one string or a list.
+
+    `folder` takes the log and server.json. Raises UserError, in one line, when it cannot be had.
+    """
+    flags = shlex.split(flags) if isinstance(flags, str) else list(flags)
+    if spec == "auto":
+        spec = os.environ.get("WORKBOOK_SERVER") or "embedded"
+    if spec.startswith(("http://", "https://")):
+        if flags:
+            raise UserError(f"{spec} runs already and takes no flags: leave the flags out, or name a model to start")
+        return connect(spec, folder=folder)
+    if spec == "embedded":
+        return start(str(EMBEDDED), [*_embedded_flags(), *flags], folder, embedded=True)
+    if spec.startswith("shape:"):
+        raise UserError(f"{spec}: architecture-only models are not available yet; name a model id, a folder or a URL")
+    if "://" in spec:
+        raise UserError(f"server {spec!r} is no URL that this workbook speaks: it starts with http:// or https://")
+    return start(spec, flags, folder)
+
+
+def _embedded_flags() -> list:
+    """What makes the embedded server start quickly and leave room for others. The user's flags stand after
+    these, and of two equal flags vLLM takes the last."""
+    flags = ["--max-model-len", "4096", "--max-num-seqs", "64", "--enforce-eager", "--skip-mm-profiling",
+             "--limit-mm-per-prompt", '{"image":2,"video":0}']
+    return flags + (["--gpu-memory-utilization", "0.2"] if machine.gpus() else ["--dtype", "float32"])
+
+
+def embedded_note() -> str:
+    """What may be expected of the embedded model's words; its own folder says whether it was trained."""
+    steps = read_json(EMBEDDED / "training.json", {}).get("steps", 0)
+    return "It was trained on synthetic pictures and answers questions about them." if steps else (
+        "Its weights are random: its words mean nothing."
+    )
+
+
+class GuardedProcess:
+    """The server's processes, owned by lib.guard in a process group of its own."""
+
+    def __init__(self, command: list[str], env: dict, log: Path):
+        with log.open("wb") as output:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-m", "lib.guard", str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True,
+            )
+        self.pid = self._guard.pid
+
+    def alive(self) -> bool:
+        return self._guard.poll() is None
+
+    def stop(self) -> None:
+        """Have the guard stop the server; if the guard does not, end the whole process group."""
+        if self.alive():
+            self._guard.terminate()
+            try:
+                self._guard.wait(30)
+            except subprocess.TimeoutExpired:
+                pass
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._guard.wait()
+
+
+def start(model: str, flags: list, folder: Path | None = None, embedded: bool = False) -> Server:
+    """Start `python -m vllm.entrypoints.openai.api_server` with exactly these flags and wait until it has
+    answered a real one-token request.
+
+    It listens on 127.0.0.1 and a free port unless the flags say otherwise, asks for a random key, and ends
+    with this process, however this process ends. Raises UserError with cause and remedy when it dies.
+    """
+    ours, rest = _our_flags(model).parse_known_args(flags)
+    if ours.port and _port_taken(ours.port):
+        raise UserError(f"the port is taken ({ours.port}): {troubles.TROUBLES[0].remedy}")
+    port = ours.port or _free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
+               "--host", ours.host, "--port", str(port), *rest]
+    if ours.served_model_name:
+        command += ["--served-model-name", ours.served_model_name]
+    url = f"http://{'127.0.0.1' if ours.host == '0.0.0.0' else ours.host}:{port}"
+    folder = Path(folder or OUTPUTS / "servers")
+    folder.mkdir(parents=True, exist_ok=True)
+    log, began = folder / "server.log", time.monotonic()
+    process = GuardedProcess(command, _environment(model, ours.api_key), log)
+    try:
+        _await_answer(process, url, ours.api_key, log, Path(model).name, began)
+        server = connect(url, ours.api_key)
+    except BaseException:  # Ctrl-C too: nothing stays behind
+        process.stop()
+        raise
+    server.process, server.log, server.embedded, server.flags = process, log, embedded, list(flags)
+    server.started_in_s = round(time.monotonic() - began, 1)
+    write_json(folder / "server.json", {"url": url, "model": server.model, "version": server.version, "flags": flags,
+                                        "embedded": embedded, "started_in_s": server.started_in_s})
+    return server
+
+
+def _our_flags(model: str) -> argparse.ArgumentParser:
+    """The few flags for which this workbook has defaults of its own; all others go to vLLM untouched."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--api-key", default=secrets.token_urlsafe(24))
+    # A local model is served under its folder's name: the way to it is nobody's business.
+    parser.add_argument("--served-model-name", default=Path(model).resolve().name if Path(model).is_dir() else None)
+    return parser
+
+
+def _environment(model: str, key: str) -> dict:
+    env = os.environ | {
+        "VLLM_API_KEY": key,  # not on the command line, where every user of the machine can read it
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(ROOT / "lib" / "server_site"), str(ROOT), os.environ.get("PYTHONPATH")])
+        ),
+    }
+    if not machine.gpus():
+        env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        env.setdefault(SWITCH, "1")
+    if Path(model).is_dir():
+        env.setdefault("HF_HUB_OFFLINE", "1")
+    return env
+
+
+def _await_answer(process: GuardedProcess, url: str, key: str, log: Path, name: str, began: float) -> None:
+    with progress(None, f"starting vLLM with {name}") as bar:
+        while process.alive():
+            bar.refresh()
+            if time.monotonic() - began > START_LIMIT_S:
+                raise UserError(f"vLLM gave no answer within {START_LIMIT_S} s; its log is {_shown(log)}")
+            try:
+                if get(url, "/health", key, 2).status_code == 200:
+                    _one_token(url, key, log)
+                    return
+            except httpx2.TransportError:
+                pass
+            time.sleep(0.2)
+    raise UserError(_why_it_died(log))
+
+
+def _one_token(url: str, key: str, log: Path) -> None:
+    """The proof that it serves: one token of a completion."""
+    model = models(url, key)[0]["id"]
+    reply = httpx2.post(f"{url}/v1/completions", headers=headers(key), timeout=300,
+                        json={"model": model, "prompt": "1", "max_tokens": 1})
+    if reply.status_code != 200:
+        raise UserError(f"vLLM started but refused a one-token request ({reply.text[:150]}); its log is {_shown(log)}")
+
+
+def _why_it_died(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    reason = troubles.diagnose(text) or f"vLLM ended before it answered ({troubles.last_error(text)})"
+    return f"{reason}; its log is {_shown(log)}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _port_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
+def _shown(path: Path) -> str:
+    """A path as messages show it: inside the checkout, without the way to it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

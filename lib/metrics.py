@@ -1,0 +1,63 @@
+"""Records -> metrics. Pure: DataFrames in, DataFrames and numbers out. The formulas are product terms:
+
+    TTFT = first - sent                     time to the first token, s
+    TPOT = (last - first) / (n - 1)         mean time per output token after the first, s
+    decode speed = 1 / TPOT                 tokens/s
+    whole time = done - sent                s
+    article's speed = n / (done - sent)     tokens/s, prefill and queue included
+    ITL: the gap between two reads that brought tokens, shared over the tokens of the later read, s
+"""
+import numpy as np
+import pandas as pd
+
+METRICS = {  # column -> (name, unit in tables, factor from the column's unit, formula)
+    "ttft_s": ("TTFT", "ms", 1000, "first − sent"),
+    "tpot_s": ("TPOT", "ms", 1000, "(last − first) / (n − 1)"),
+    "decode_tps": ("decode speed", "tokens/s", 1, "1 / TPOT"),
+    "total_s": ("whole time", "ms", 1000, "done − sent"),
+    "article_tps": ("article's speed", "tokens/s", 1, "n / (done − sent)"),
+}
+
+
+def per_request(frame: pd.DataFrame) -> pd.DataFrame:
+    """The records plus one column per metric; NaN where a request failed or is too short to have it."""
+    out = frame.copy()
+    n = out["output_tokens"].astype(float)
+    good = out["error"].isna() & (n > 0)
+    out["ttft_s"] = (out["first"] - out["sent"]).where(good)
+    out["tpot_s"] = ((out["last"] - out["first"]) / (n - 1)).where(good & (n > 1))
+    out["decode_tps"] = 1 / out["tpot_s"].where(out["tpot_s"] > 0)
+    out["total_s"] = (out["done"] - out["sent"]).where(good)
+    out["article_tps"] = (n / out["total_s"]).where(good)
+    return out
+
+
+def measured(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that count: sent after the warm-up, and answered."""
+    return frame[(frame["phase"] == "measure") & frame["error"].isna()]
+
+
+def inter_token(frame: pd.DataFrame) -> tuple[np.ndarray, float]:
+    """ITL of every token after a request's first read, s, and the share of reads that brought several
+    tokens (their true gaps cannot be told apart). The first read has no gap before it."""
+    gaps, several, reads_seen = [], 0, 0
+    for reads in measured(frame)["reads"]:
+        times = [t for t, _ in reads]
+        counts = [n for _, n in reads]
+        reads_seen += len(reads)
+        several += sum(n > 1 for n in counts)
+        for gap, n in zip(np.diff(times), counts[1:]):
+            gaps.extend([gap / n] * n)
+    return np.array(gaps), (several / reads_seen if reads_seen else float("nan"))
+
+
+def denominators(frame: pd.DataFrame) -> dict:
+    """How many requests stand behind the figures of a series."""
+    measure = frame[frame["phase"] == "measure"]
+    return {
+        "sent": len(frame),
+        "warm-up": int((frame["phase"] == "warmup").sum()),
+        "measured": len(measured(frame)),
+        "failed": int(frame["error"].notna().sum()),
+        "failed after the warm-up": int(measure["error"].notna().sum()),
+    }

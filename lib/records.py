@@ -1,0 +1,94 @@
+"""The record: one row per request that was sent, whatever became of it. JSONL in, DataFrame out."""
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+# What a record may say in `error`. An error is a row, never an exception that ends the run.
+ERROR_KINDS = {
+    "refused": "no connection could be made",
+    "reset": "the connection broke before or while the reply came",
+    "timeout": "silence for longer than the time limit",
+    "http": "the server answered with an HTTP error status",
+    "stream": "an error object came inside a reply with status 200",
+    "truncated": "the reply ended without its end marker",
+    "garbage": "the reply was not the event stream that was asked for",
+    "no_usage": "the reply did not say how many tokens it holds",
+}
+
+
+@dataclass
+class Record:
+    """One request and its reply. Times are seconds on this machine's monotonic clock.
+
+    `reads` holds one pair per read that brought tokens: seconds after `sent`, tokens that it brought.
+    """
+
+    series: str
+    index: int
+    phase: str = "measure"  # or "warmup": sent, kept, and left out of every figure
+    sent: float | None = None  # the request's last byte went to the socket
+    first: float | None = None  # the read that brought the first output token
+    last: float | None = None  # the read that brought the last output token
+    done: float | None = None  # the end of the reply, or of the attempt
+    reads: list = field(default_factory=list)
+    requested_tokens: int | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int = 0
+    finish: str | None = None
+    status: int | None = None
+    error: str | None = None  # a key of ERROR_KINDS
+    message: str | None = None
+    text: str = ""
+
+
+FIELDS = [f.name for f in dataclasses.fields(Record)]
+
+
+class Sink:
+    """Appends records to a JSONL file as they end, so that a cut-off run keeps what it has."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Record) -> None:
+        self._file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The records of a JSONL file, one row each. A torn last line (a run cut off) is left out and counted
+    in `frame.attrs["torn_lines"]`."""
+    rows, torn = [], 0
+    with Path(path).open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+                rows.append({name: row.get(name) for name in FIELDS})
+            except (json.JSONDecodeError, AttributeError):
+                torn += 1
+    frame = to_frame(rows)
+    frame.attrs["torn_lines"] = torn
+    return frame
+
+
+def to_frame(rows: list) -> pd.DataFrame:
+    """Records or dicts -> DataFrame with one column per field, in the order of sending."""
+    rows = [dataclasses.asdict(r) if isinstance(r, Record) else r for r in rows]
+    frame = pd.DataFrame(rows, columns=FIELDS)
+    numeric = ["index", "sent", "first", "last", "done", "requested_tokens", "prompt_tokens", "output_tokens"]
+    frame[numeric] = frame[numeric].apply(pd.to_numeric, errors="coerce")
+    return frame.sort_values(["sent", "index"], na_position="last", ignore_index=True)

@@ -1,0 +1,90 @@
+"""A run folder -> report.html: one file, made from what lies on disk, without a server."""
+import base64
+import html
+import re
+from pathlib import Path
+
+import jinja2
+
+from lib import ROOT, tables
+from lib.rundir import RunDir, write_text
+
+TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+
+
+def build(run: RunDir) -> Path:
+    """Write report.html of a run and return its path. Missing and failed notebooks are shown as such."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True)
+    environment.filters["number"] = tables.number
+    figures, info = run.figures(), run.info()
+    path = run.path / "report.html"
+    write_text(path, environment.get_template(TEMPLATE.name).render(
+        run=run.name,
+        info=info,
+        headlines={k: f for k, f in figures.items() if f["headline"]},
+        chapters=_chapters(run, figures, info),
+        doubts=sorted({(f["notebook"], f["verdict"]) for f in figures.values() if f["verdict"] != "valid"}),
+        note=info.get("note", ""),
+    ))
+    return path
+
+
+def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
+    """One chapter per notebook that was asked for or has left something behind."""
+    plots = run.plots()
+    states = info.get("notebooks", {})
+    names = sorted(set(states) | {f["notebook"] for f in figures.values()} | {p["notebook"] for p in plots.values()})
+    return [
+        {
+            "name": name,
+            "title": _title(name),
+            "state": states.get(name, {"status": "run by hand"}),
+            "page": f"html/{name}.html" if (run.path / "html" / f"{name}.html").exists() else None,
+            "series": _series([f for f in figures.values() if f["notebook"] == name]),
+            "plots": [p | {"data": _embedded(run.path / p["file"])} for p in plots.values() if p["notebook"] == name],
+        }
+        for name in names
+    ]
+
+
+def _series(figures: list[dict]) -> list[dict]:
+    """Figures -> one table per records file: a row per metric, a column per statistic."""
+    out = {}
+    for figure in figures:
+        metric, _, statistic = figure["name"].rpartition(", ")
+        table = out.setdefault(figure["records"], {"records": figure["records"], "columns": [], "rows": {}})
+        if statistic not in table["columns"]:
+            table["columns"].append(statistic)
+        row = table["rows"].setdefault(metric, {"unit": figure["unit"], "formula": figure["formula"], "cells": {}})
+        row["cells"][statistic] = figure
+    return list(out.values())
+
+
+def _title(notebook: str) -> str:
+    """`02_single_request` -> `Single request`."""
+    return re.sub(r"^\d+_", "", notebook).replace("_", " ").capitalize()
+
+
+def _embedded(path: Path) -> str:
+    """A picture as a data URL: the report stays one file, and a picture cannot style or script the page."""
+    try:
+        return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+    except OSError:
+        return ""
+
+
+def as_text(page: Path) -> str:
+    """The words of an HTML page, for checks and for reading in a terminal."""
+    text = re.sub(r"<(style|script).*?</\1>", " ", page.read_text(encoding="utf-8"), flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def loads_from_elsewhere(page: Path) -> list[str]:
+    """What a browser would fetch from another host on opening the page; links that wait to be clicked are not
+    among it."""
+    return re.findall(r"""(?:\bsrc=|<link[^>]*\bhref=|url\(|@import)\s*["']?(https?://[^"')\s>]+)""", page.read_text(encoding="utf-8"))
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it from the checkout."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

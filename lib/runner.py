@@ -1,0 +1,192 @@
+"""papermill over the notebooks: one server for the whole run, one folder for what comes of it."""
+import difflib
+import os
+import shlex
+import sys
+import time
+from ast import literal_eval
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from nbconvert import HTMLExporter
+from traitlets.config import Config
+
+from lib import DATA, NOTEBOOKS, OUTPUTS, bench, launch, report
+from lib.errors import UserError
+from lib.rundir import RunDir, write_text
+
+PROFILES = DATA / "profiles"
+REPORT = "09_report"
+OURS = ("server", "run_name")  # parameters that the runner itself sets
+
+
+@dataclass
+class Plan:
+    """What a run will do, checked before anything is started."""
+
+    profile: str
+    server: str
+    notebooks: list[str]
+    parameters: dict = field(default_factory=dict)
+    flags: str = ""
+    name: str = ""
+
+
+# -- what was asked ----------------------------------------------------------------------------------
+def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flags: str = "", name: str = "") -> Plan:
+    """Check everything that can be known beforehand. Raises UserError for an unknown profile, notebook or
+    parameter and for a value of the wrong type, naming the nearest that exists."""
+    chosen = [_notebook(n) for n in notebooks] or all_notebooks()
+    merged = load_profile(profile) | parameters
+    declared = {n: declared_parameters(n) for n in all_notebooks()}
+    known = {key: default for parameters_of in declared.values() for key, default in parameters_of.items()}
+    for key, value in merged.items():
+        if key in OURS:
+            raise UserError(f"parameter {key!r} is set by the run itself: use --{'name' if key == 'run_name' else key}")
+        if key not in known:
+            raise UserError(f"no notebook declares a parameter {key!r}{_nearest(key, known)}")
+        if key in parameters and not any(key in declared[n] for n in chosen):
+            raise UserError(f"none of the chosen notebooks declares {key!r}: "
+                            f"{', '.join(n for n in declared if key in declared[n])} does")
+        merged[key] = _typed(key, value, known[key])
+    name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")
+    return Plan(profile, server, sorted(set(chosen)), merged, flags, name)
+
+
+def all_notebooks() -> list[str]:
+    return sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def load_profile(profile: str) -> dict:
+    """The parameters of data/profiles/PROFILE.yaml."""
+    path = PROFILES / f"{profile}.yaml"
+    known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+    if profile not in known:
+        raise UserError(f"there is no profile {profile!r} (there: {', '.join(known)}){_nearest(profile, known)}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(content, dict):
+        raise UserError(f"profile {profile}: a YAML mapping of parameters is needed, not {type(content).__name__}")
+    return content
+
+
+def declared_parameters(notebook: str) -> dict:
+    """Parameter -> default value, from the cell tagged `parameters`."""
+    found = papermill.inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb"))
+    return {name: literal_eval(entry["default"]) for name, entry in found.items()}
+
+
+def parse_parameters(pairs: list[str]) -> dict:
+    """`key=value` pairs -> dict; values are read as YAML (safely), never evaluated."""
+    parameters = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        try:
+            parameters[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"parameter {key!r}: {value!r} is not readable as a value: quote it")
+    return parameters
+
+
+def _notebook(asked: str) -> str:
+    """`02`, `02_single_request` or a path to it -> `02_single_request`."""
+    stem, known = Path(asked).name.removesuffix(".ipynb"), all_notebooks()
+    matches = [n for n in known if n == stem or n.startswith(f"{stem}_") or n.split("_", 1)[1] == stem]
+    if len(matches) != 1:
+        raise UserError(f"there is no notebook {asked!r} (there: {', '.join(known)}){_nearest(stem, known)}")
+    return matches[0]
+
+
+def _typed(key: str, value, default):
+    """`value` as the type of the notebook's own default."""
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if wanted is str and not isinstance(value, (list, dict)):
+        return "" if value is None else str(value)
+    if type(value) is not wanted:
+        raise UserError(f"parameter {key!r} takes {wanted.__name__} (like {default!r}), not {value!r}")
+    return value
+
+
+def _nearest(word: str, known) -> str:
+    close = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+# -- doing it ----------------------------------------------------------------------------------------
+def run(todo: Plan) -> tuple[RunDir, bool]:
+    """Carry out a plan -> the run folder, and whether every notebook went well.
+
+    A notebook that fails stops nothing else. Ctrl-C ends the run after writing a report of what is there.
+    """
+    began = time.monotonic()
+    if (OUTPUTS / todo.name).exists():
+        raise UserError(f"outputs/{todo.name} exists: choose another --name")
+    folder = RunDir(todo.name)
+    with launch.open_server(todo.server, todo.flags, folder.path) as server:
+        folder.update_info(
+            **bench.describe(server), profile=todo.profile, parameters=todo.parameters, command=_command(todo),
+            began=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+            notebooks={name: {"status": "not run"} for name in todo.notebooks},
+        )
+        folder.make_latest()
+        os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
+        try:
+            for position, name in enumerate(todo.notebooks, 1):
+                _execute(folder, name, todo.parameters, server.url, f"{position}/{len(todo.notebooks)} {name}")
+        except KeyboardInterrupt:
+            print("interrupted: writing the report of what is there", file=sys.stderr)
+    folder.update_info(seconds=round(time.monotonic() - began, 1))
+    report.build(folder)
+    return folder, all(state["status"] == "done" for state in folder.info()["notebooks"].values())
+
+
+def _execute(folder: RunDir, name: str, parameters: dict, url: str, label: str) -> None:
+    """One notebook through papermill, then its page; its state goes to run.json whatever happens."""
+    target = folder.path / "notebooks" / f"{name}.ipynb"
+    target.parent.mkdir(exist_ok=True)
+    declared = declared_parameters(name)
+    given = {k: v for k, v in parameters.items() if k in declared} | {"server": url, "run_name": folder.name}
+    state, began = {"status": "interrupted"}, time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
+            kernel_name="python3", progress_bar={"desc": label, "dynamic_ncols": True}, autosave_cell_every=10,
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # sockets that no other user can read
+        )
+        state = {"status": "done"}
+    except papermill.PapermillExecutionError as error:
+        state = {"status": "failed", "error": f"cell {error.exec_count}: {error.ename}: {error.evalue}"[:400]}
+        print(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
+    except Exception as error:  # a kernel that died, a disk that is full: the other notebooks go on
+        state = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:400]}
+        print(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
+    finally:
+        state["seconds"] = round(time.monotonic() - began, 1)
+        folder.update_info(notebooks=folder.info().get("notebooks", {}) | {name: state})
+        if target.exists():
+            write_page(target, folder.path / "html" / f"{name}.html")
+
+
+def write_page(notebook: Path, page: Path) -> None:
+    """An executed notebook -> one HTML file that loads nothing from elsewhere."""
+    exporter = HTMLExporter(
+        embed_images=True, require_js_url="", mathjax_url="", jquery_url="", mermaid_js_url="",
+        html_manager_semver_range="", widget_renderer_url="", exclude_input_prompt=True, exclude_output_prompt=True,
+    )
+    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+    page.parent.mkdir(exist_ok=True)
+    write_text(page, body)
+
+
+def _command(todo: Plan) -> str:
+    """The command that makes this run again."""
+    words = ["workbook", "run", "--profile", todo.profile, "--server", todo.server]
+    words += ["--flags", todo.flags] if todo.flags else []
+    own = load_profile(todo.profile)
+    words += [w for k, v in todo.parameters.items() if own.get(k) != v for w in ("-p", k, str(v))]
+    return shlex.join(words + (todo.notebooks if todo.notebooks != all_notebooks() else []))

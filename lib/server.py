@@ -1,0 +1,112 @@
+"""What a running server is: connect to it, ask it for its model, version and limits."""
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+from prometheus_client.parser import text_string_to_metric_families
+
+from lib.client import Client
+from lib.errors import UserError
+from lib.rundir import read_json
+
+
+@dataclass
+class Server:
+    """A server that answers. `flags` and `log` are known only where this workbook started it."""
+
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    version: str | None = None
+    max_model_len: int | None = None
+    kv_cache_tokens: int | None = None
+    cache: dict = field(default_factory=dict, repr=False)  # the server's own cache settings
+    embedded: bool = False
+    flags: list = field(default_factory=list)
+    started_in_s: float | None = None
+    log: Path | None = None
+    process: object = field(default=None, repr=False)  # has alive() and stop(); see lib.launch
+
+    def client(self, timeout_s: float = 120.0) -> Client:
+        return Client(self.url, self.api_key, self.model, timeout_s)
+
+    def get(self, path: str, timeout_s: float = 10.0) -> httpx2.Response:
+        """GET a path of the server, such as /health or /metrics, with the key."""
+        return get(self.url, path, self.api_key, timeout_s)
+
+    def alive(self) -> bool:
+        return self.process is None or self.process.alive()
+
+    def stop(self) -> None:
+        """Stop what was started here; a server that was only connected to goes on."""
+        if self.process is not None:
+            self.process.stop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+def connect(url: str, api_key: str | None = None, folder: Path | None = None) -> Server:
+    """A server that runs already. The key comes from WORKBOOK_API_KEY when none is given.
+
+    `folder`: a run folder whose server.json may tell more about it (the flags, if it is the same URL).
+    """
+    url = url.rstrip("/").removesuffix("/v1").rstrip("/")
+    api_key = api_key or os.environ.get("WORKBOOK_API_KEY")
+    first = models(url, api_key)[0]
+    server = Server(url, first["id"], api_key, max_model_len=first.get("max_model_len"))
+    try:
+        server.version = server.get("/version").json().get("version")
+    except (httpx2.TransportError, ValueError, AttributeError):
+        pass  # not vLLM, or hidden behind a proxy
+    server.cache = cache_settings(server)
+    size = server.cache.get("kv_cache_size_tokens", "")
+    server.kv_cache_tokens = int(size) if size.isdigit() else None
+    known = read_json(Path(folder) / "server.json", {}) if folder else {}
+    if known.get("url") == url:
+        server.flags, server.embedded, server.started_in_s = known["flags"], known["embedded"], known["started_in_s"]
+        server.log = Path(folder) / "server.log"
+    return server
+
+
+def cache_settings(server: Server) -> dict:
+    """vLLM's cache configuration as its /metrics tells it: block size, prefix caching, memory share, KV-cache
+    size in tokens. Empty where the server shows no metrics."""
+    try:
+        families = text_string_to_metric_families(server.get("/metrics").text)
+        return next((f.samples[0].labels for f in families if f.name == "vllm:cache_config_info"), {})
+    except (httpx2.TransportError, ValueError):
+        return {}
+
+
+def models(url: str, key: str | None) -> list[dict]:
+    """GET /v1/models, with every way in which that can fail said in one line."""
+    try:
+        reply = get(url, "/v1/models", key, 10)
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as error:
+        raise UserError(f"{url!r} is not a usable URL ({error}): it looks like http://127.0.0.1:8000")
+    except httpx2.TimeoutException:
+        raise UserError(f"{url} did not answer within 10 s: is the server still loading, or is the address wrong?")
+    except httpx2.TransportError as error:
+        raise UserError(f"nothing answers at {url} ({error}): is the server up, and are host and port right?")
+    if reply.status_code in (401, 403):
+        raise UserError(f"{url} asks for a key ({reply.status_code}): set WORKBOOK_API_KEY to the server's key")
+    try:
+        models = [m for m in reply.json()["data"] if m["id"]]
+        assert reply.status_code == 200 and models
+        return models
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(f"{url} answers, but not as an OpenAI server (GET /v1/models gave {reply.status_code}): "
+                        "give the address that stands before /v1")
+
+
+def headers(key: str | None) -> dict:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def get(url: str, path: str, key: str | None, timeout_s: float) -> httpx2.Response:
+    return httpx2.get(url + path, headers=headers(key), timeout=timeout_s)

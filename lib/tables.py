@@ -1,0 +1,51 @@
+"""Numbers -> tables fit to be read: units in the heads, intervals beside the values."""
+import math
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from lib.metrics import METRICS
+from lib.stats import Estimate
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, thousands set off; a dash for what could not be known."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """`12.3 [12.1, 12.6]`; the value alone where there is no interval."""
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return number(estimate.value)
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def show(frame: pd.DataFrame) -> Styler:
+    """A table for readers: no index, text at the left and wrapped, numbers at the right with four digits."""
+    text = [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
+    wrapped = {"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere", "min-width": "5em",
+               "max-width": "36em", "vertical-align": "top"}
+    heads = [{"selector": "th", "props": "text-align: left"}]
+    return (frame.style.hide().format(number, subset=[c for c in frame if c not in text], na_rep="–")
+            .set_properties(subset=text, **wrapped).set_table_styles(heads))
+
+
+def metrics_table(summaries: dict[str, dict[str, Estimate]]) -> pd.DataFrame:
+    """Rows mean, median, …; one column per metric. `summaries`: metric -> row -> Estimate (table units)."""
+    columns = {f"{METRICS[m][0]}, {METRICS[m][1]}": {row: with_interval(e) for row, e in rows.items()}
+               for m, rows in summaries.items()}
+    return pd.DataFrame(columns)
+
+
+def formulas(metrics: list[str] = tuple(METRICS)) -> pd.DataFrame:
+    """How each metric is defined: printed where the figures are shown."""
+    return pd.DataFrame([{"metric": METRICS[m][0], "unit": METRICS[m][1], "formula": METRICS[m][3]} for m in metrics])
+
+
+def facts(pairs: dict) -> Styler:
+    """Names and values, one pair a row."""
+    return show(pd.DataFrame({"what": list(pairs), "value": [str(v) for v in pairs.values()]}))

@@ -107,12 +107,10 @@ def main() -> None:
     """Entry point: what a user can mend is one line on stderr, status 2."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with` blocks stop their servers
     try:
-        app(_joined(sys.argv[1:]), standalone_mode=False)
+        sys.exit(app(_joined(sys.argv[1:]), standalone_mode=False) or 0)  # a typer.Exit comes back as its code
     except errors.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -123,3 +121,7 @@ def main() -> None:
         print(f"error: {error.strerror} ({error.filename or 'no file named'}; {free:.1f} GiB of disk free): "
               "mend that and run the command again", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,10 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
         raise UserError(f"{spec}: architecture-only models are not available yet; name a model id, a folder or a URL")
     if "://" in spec:
         raise UserError(f"server {spec!r} is no URL that this workbook speaks: it starts with http:// or https://")
+    if spec.startswith(("/", "./", "../", "~")):
+        spec = str(Path(spec).expanduser())
+        if not Path(spec, "config.json").is_file():
+            raise UserError(f"the model was not found ({spec} holds no config.json): check the path of its folder")
     return start(spec, flags, folder)
 
 

@@ -1,10 +1,10 @@
 """A run folder -> report.html: one file, made from what lies on disk, without a server."""
 import base64
-import html
 import re
 from pathlib import Path
 
 import jinja2
+from bs4 import BeautifulSoup
 
 from lib import ROOT, tables
 from lib.rundir import RunDir, write_text
@@ -75,14 +75,21 @@ def _embedded(path: Path) -> str:
 
 def as_text(page: Path) -> str:
     """The words of an HTML page, for checks and for reading in a terminal."""
-    text = re.sub(r"<(style|script).*?</\1>", " ", page.read_text(encoding="utf-8"), flags=re.S)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    return " ".join(_soup(page).get_text(" ").split())
 
 
 def loads_from_elsewhere(page: Path) -> list[str]:
     """What a browser would fetch from another host on opening the page; links that wait to be clicked are not
     among it."""
-    return re.findall(r"""(?:\bsrc=|<link[^>]*\bhref=|url\(|@import)\s*["']?(https?://[^"')\s>]+)""", page.read_text(encoding="utf-8"))
+    soup = _soup(page)
+    named = [tag.get("src") or tag.get("href") for tag in soup.find_all(lambda tag: tag.get("src") or tag.name == "link")]
+    styles = " ".join([tag.get_text() for tag in soup.find_all("style")] + [t["style"] for t in soup.find_all(style=True)])
+    named += re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s]+)""", styles)
+    return [address for address in named if address and re.match(r"(https?:)?//", address)]
+
+
+def _soup(page: Path) -> BeautifulSoup:
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
 
 
 def shown(path: Path) -> str:

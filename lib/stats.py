@@ -90,21 +90,6 @@ def trend(values) -> tuple[float, float]:
     return float(result.statistic), float(result.pvalue)
 
 
-def ratio(a, b, seed: int = 0) -> Estimate:
-    """mean(a) / mean(b) with a bootstrap interval; n is the smaller sample. NaN ends below 2 samples."""
-    a, b = _clean(a), _clean(b)
-    n = min(len(a), len(b))
-    if n == 0 or b.mean() == 0:
-        return Estimate(math.nan, math.nan, math.nan, n)
-    value = float(a.mean() / b.mean())
-    if n < 2:
-        return Estimate(value, math.nan, math.nan, n)
-    rng = np.random.default_rng(seed)
-    resample = lambda x: rng.choice(x, (RESAMPLES, len(x))).mean(axis=1)  # noqa: E731
-    low, high = np.quantile(resample(a) / resample(b), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high), n)
-
-
 def verdict(values, failed: int, sent: int) -> str:
     """What speaks against a series, from the series alone; "valid" when nothing does.
 

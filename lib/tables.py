@@ -28,8 +28,8 @@ def show(frame: pd.DataFrame) -> Styler:
     """A table for readers: no index, text at the left and wrapped, numbers at the right with four digits."""
     text = [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
     wrapped = {"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere", "min-width": "5em",
-               "max-width": "36em", "vertical-align": "top"}
-    heads = [{"selector": "th", "props": "text-align: left"}]
+               "max-width": "36em"}
+    heads = [{"selector": "th", "props": "text-align: left"}, {"selector": "td", "props": "vertical-align: top"}]
     return (frame.style.hide().format(number, subset=[c for c in frame if c not in text], na_rep="–")
             .set_properties(subset=text, **wrapped).set_table_styles(heads))
 

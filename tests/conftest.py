@@ -1,0 +1,53 @@
+"""One real vLLM server for the whole test run, with the embedded model."""
+import shutil
+
+import pytest
+from hypothesis import settings
+
+from lib import OUTPUTS, launch
+
+settings.register_profile("busy-machine", deadline=None)  # no test judges by the clock
+settings.load_profile("busy-machine")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    with launch.open_server("embedded", folder=tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def as_user(server, monkeypatch):
+    """The server as kernels and commands find it: address and key in the environment."""
+    monkeypatch.setenv("WORKBOOK_SERVER", server.url)
+    monkeypatch.setenv("WORKBOOK_API_KEY", server.api_key)
+    return server
+
+
+@pytest.fixture
+def run_name(request):
+    """The name of a run folder that is gone after the test; outputs/latest stays as it was."""
+    name = "test-" + "".join(c if c.isalnum() else "-" for c in request.node.name)
+    latest = OUTPUTS / "latest"
+    before = latest.readlink() if latest.is_symlink() else None
+    shutil.rmtree(OUTPUTS / name, ignore_errors=True)
+    yield name
+    shutil.rmtree(OUTPUTS / name, ignore_errors=True)
+    latest.unlink(missing_ok=True)
+    if before is not None and (OUTPUTS / before).exists():
+        latest.symlink_to(before)
+
+
+@pytest.fixture(scope="session")
+def finished_run(server):
+    """The whole workbook with the smoke profile, as `make report` runs it, against the one server."""
+    from lib import runner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBOOK_API_KEY", server.api_key)
+        name = "test-finished-run"
+        shutil.rmtree(OUTPUTS / name, ignore_errors=True)
+        folder, well = runner.run(runner.plan("smoke", server.url, [], {}, name=name))
+        assert (OUTPUTS / "latest").resolve() == folder.path, "outputs/latest is the newest run"
+    yield folder, well
+    shutil.rmtree(folder.path)

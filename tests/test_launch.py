@@ -1,0 +1,137 @@
+"""A server that cannot start says why in one line, with the remedy; one that runs says what it is."""
+import http.server
+import socket
+import threading
+
+import pytest
+
+from lib import launch, server as servers, troubles
+from lib.errors import UserError
+from replies import answering
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text and "Traceback" not in text and len(text) < 600
+    return text
+
+
+# -- for real: each starts vLLM ----------------------------------------------------------------------
+@pytest.mark.parametrize("model, flags, cause, detail", [
+    ("embedded", "--no-such-flag 3", "unknown flag", "--no-such-flag"),
+    ("embedded", "--dtype float7", "a flag has a value that it cannot take", "float7"),
+    ("embedded", "--max-model-len 9999999", "the context length exceeds", "9999999"),
+])
+def test_a_start_that_fails_names_cause_and_remedy(model, flags, cause, detail, tmp_path):
+    with pytest.raises(UserError) as error:
+        launch.open_server(model, flags, tmp_path)
+    assert one_line(error).startswith(cause) and detail in one_line(error)
+    assert (tmp_path / "server.log").stat().st_size > 0, "the log is kept"
+
+
+@pytest.mark.parametrize("path", ["/no/such/model", "./tests", "~"])
+def test_a_folder_that_holds_no_model_is_told_before_the_start(path):
+    with pytest.raises(UserError) as error:
+        launch.open_server(path)
+    assert one_line(error).startswith("the model was not found")
+
+
+def test_a_taken_port_is_told_before_the_start(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError) as error:
+        launch.open_server("embedded", f"--port {taken.getsockname()[1]}", tmp_path)
+    assert one_line(error).startswith("the port is taken")
+
+
+def test_a_running_server_says_what_it_is(server):
+    assert server.embedded and server.model == launch.EMBEDDED.name
+    assert server.version and server.version[0].isdigit()
+    assert server.max_model_len == 4096 and server.kv_cache_tokens > 4096
+    assert "--enforce-eager" in server.flags and server.alive()
+    assert server.url.startswith("http://127.0.0.1:")
+    assert server.api_key not in repr(server)
+
+
+def test_connecting_gives_the_same_object_as_starting(server, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_API_KEY", server.api_key)
+    other = servers.connect(server.url + "/v1/", folder=server.log.parent)
+    for name in ("url", "model", "version", "max_model_len", "kv_cache_tokens", "flags", "embedded", "started_in_s"):
+        assert getattr(other, name) == getattr(server, name), name
+    other.stop()
+    assert server.alive(), "a server that was only connected to goes on"
+
+
+def test_a_missing_key_is_told(server, monkeypatch):
+    monkeypatch.delenv("WORKBOOK_API_KEY", raising=False)
+    with pytest.raises(UserError) as error:
+        servers.connect(server.url)
+    assert "WORKBOOK_API_KEY" in one_line(error)
+
+
+# -- addresses that are none -------------------------------------------------------------------------
+@pytest.mark.parametrize("url, words", [
+    ("http://127.0.0.1:9", "nothing answers"),
+    ("http://127.0.0.1:notaport", "not a usable URL"),
+    ("http://no-such-host.invalid:8000", "nothing answers"),
+    ("ftp://127.0.0.1:8000", "http:// or https://"),
+    ("shape:Qwen3-VL-2B-Instruct", "not available"),
+])
+def test_an_address_that_is_no_server_is_told(url, words):
+    with pytest.raises(UserError) as error:
+        launch.open_server(url)
+    assert words in one_line(error)
+
+
+def test_a_web_server_that_speaks_no_openai_is_told():
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Quiet) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        with pytest.raises(UserError) as error:
+            servers.connect(f"http://127.0.0.1:{web.server_port}")
+        web.shutdown()
+    assert "not as an OpenAI server" in one_line(error)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b'{"data": []}', b'{"data": [{}]}', b"not json", b"\xff\xfe"])
+def test_a_models_reply_of_any_shape_is_told(body):
+    import asyncio
+
+    async def once():
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        async with answering(head + body, needs_body=False) as url:
+            await asyncio.to_thread(servers.connect, url)
+
+    with pytest.raises(UserError) as error:
+        asyncio.run(once())
+    assert "not as an OpenAI server" in one_line(error)
+
+
+def test_flags_for_a_server_that_runs_already_are_refused():
+    with pytest.raises(UserError) as error:
+        launch.open_server("http://127.0.0.1:9", "--max-model-len 100")
+    assert "takes no flags" in one_line(error)
+
+
+# -- logs that this machine cannot provoke -----------------------------------------------------------
+@pytest.mark.parametrize("line, cause", [
+    ("OSError: [Errno 98] Address already in use", "the port is taken"),
+    ("ValueError: Free memory on device cuda:0 (3.1/14.6 GiB) on startup is less than desired GPU memory utilization (0.9, 13.1 GiB).", "not enough memory"),
+    ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.", "not enough memory"),
+    ("ValueError: To serve at least one request with the models's max seq len (32768), (3.5 GiB KV cache is needed, which is larger than the available KV cache memory (1.2 GiB).", "not enough memory"),
+    ("RuntimeError: Worker failed with error 'Available memory on node 0 (7.68/8.84 GiB) on kv cache allocation is less than requested memory for kv (500.0 GiB).", "not enough memory"),
+    ("ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0.", "the data type"),
+    ("RuntimeError: No CUDA GPUs are available", "no GPU"),
+    ("OSError: We couldn't connect to 'https://hub.example' to load the files, and couldn't find them", "the model's weights cannot be fetched"),
+    ("  Value error, Cannot find the config file for awq [type=value_error, input", "the model has no such quantization"),
+    ("AssertionError: Not enough allowed NUMA nodes to bind threads of 2 local CPUWorkers. Allowed", "more parallel ranks"),
+])
+def test_known_troubles_are_told_apart(line, cause):
+    log = f"(APIServer pid=1) INFO 11-22 starting\n{line}\nRuntimeError: Engine core initialization failed. See root cause above.\n"
+    assert troubles.diagnose(log).startswith(cause)
+
+
+def test_an_unknown_trouble_quotes_the_last_error():
+    log = "INFO all is well\n\x1b[31mKeyError: 'something new'\x1b[0m\nINFO bye\n"
+    assert troubles.diagnose(log) is None
+    assert troubles.last_error(log) == "KeyError: 'something new'"

@@ -1,0 +1,64 @@
+"""Whatever ends a run, no process is left behind."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from lib import OUTPUTS, ROOT
+
+LIMIT_S = 90
+
+
+def start(run_name: str) -> psutil.Popen:
+    """`workbook run` with a server of its own, as a terminal would start it."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WORKBOOK_")}
+    return psutil.Popen([sys.executable, "-m", "lib.cli", "run", "02", "--server", "embedded", "--name", run_name],
+                        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def living(family: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def await_(condition, what: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {LIMIT_S} s: {what}"
+        time.sleep(0.2)
+
+
+def vllm_has_workers(runner: psutil.Popen, run_name: str) -> bool:
+    """vLLM names its processes; the engine's exists once the first one has read its flags."""
+    return any(" ".join(p.cmdline()).startswith("VLLM::") for p in living(runner.children(recursive=True)))
+
+
+def a_request_is_recorded(runner: psutil.Popen, run_name: str) -> bool:
+    rows = OUTPUTS / run_name / "requests" / "single.jsonl"
+    return rows.exists() and rows.stat().st_size > 0
+
+
+@pytest.mark.parametrize("moment", [vllm_has_workers, a_request_is_recorded])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_behind(moment, sent, run_name):
+    runner, family = start(run_name), []
+    try:
+        await_(lambda: moment(runner, run_name), moment.__name__)
+        family = runner.children(recursive=True)
+        assert len(family) >= 3, "the guard, vLLM's first process and its engine at least"
+        runner.send_signal(sent)
+        output = runner.communicate(timeout=LIMIT_S)[0].decode()
+        await_(lambda: not living(family), f"{sent.name} ends {family}")
+    finally:
+        for process in living([runner, *family]):
+            process.kill()
+    if sent is signal.SIGINT:
+        assert runner.returncode != 0
+        assert "Traceback" not in output
+    if moment is a_request_is_recorded:
+        assert moment(runner, run_name), "what was measured is gone"
+        if sent is signal.SIGINT:
+            assert (OUTPUTS / run_name / "report.html").exists(), "Ctrl-C left no report of what was there"

@@ -1,0 +1,83 @@
+"""The report is made from files alone, shows what is missing, and lets nothing in them act."""
+import pytest
+
+from lib import report, rundir
+from lib.errors import UserError
+from lib.rundir import RunDir
+from lib.stats import Estimate
+
+HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x.png onerror=alert(1)>"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(rundir, "OUTPUTS", tmp_path)
+    return RunDir("some-run")
+
+
+def publish(run, figure_id="s.ttft.mean", name="TTFT, mean", verdict="valid", **more):
+    run.publish(figure_id, name, Estimate(12.345, 11.9, 12.8, 40), "ms", verdict, "02_single_request", "s", **more)
+
+
+def test_a_figure_stands_with_interval_sample_size_and_verdict(run):
+    publish(run, headline=True)
+    text = report.as_text(report.build(run))
+    assert all(word in text for word in ("12.35 ms", "11.9", "12.8", "n = 40", "valid"))
+
+
+def test_what_is_doubtful_is_listed_with_its_reason(run):
+    publish(run, verdict="errors: 3 of 40 requests failed")
+    text = report.as_text(report.build(run))
+    assert "errors: 3 of 40" in text.split("What not to trust")[1]
+
+
+def test_an_empty_run_gives_a_report_that_says_so(run):
+    assert "holds no figures" in report.as_text(report.build(run))
+
+
+def test_a_notebook_that_did_not_run_is_shown_as_such(run):
+    run.update_info(notebooks={"02_single_request": {"status": "not run"}})
+    assert "not run" in report.as_text(report.build(run))
+
+
+def test_markup_in_a_run_is_text_in_the_report(run):
+    publish(run, name=f"{HOSTILE}, mean", verdict=HOSTILE)
+    run.update_info(model=HOSTILE, note=HOSTILE, facts={HOSTILE: HOSTILE}, command=HOSTILE,
+                    notebooks={"02_single_request": {"status": "failed", "error": HOSTILE}})
+    page = report.build(run)
+    source = page.read_text()
+    assert "<script" not in source and "<img src=http" not in source and report.loads_from_elsewhere(page) == []
+
+
+def test_the_check_for_foreign_resources_finds_them(tmp_path):
+    page = tmp_path / "x.html"
+    page.write_text('<a href="https://ok.example">x</a><script src="https://a.example/x.js"></script>'
+                    '<link rel=x href="http://b.example"><style>a{background:url(https://c.example)}</style>')
+    assert report.loads_from_elsewhere(page) == ["https://a.example/x.js", "http://b.example", "https://c.example"]
+
+
+def test_a_figure_is_entered_once_and_replaced_whole(run):
+    publish(run)
+    publish(run, verdict="errors: 1 of 1 requests failed")
+    assert list(run.figures()) == ["s.ttft.mean"] and run.figures()["s.ttft.mean"]["verdict"].startswith("errors")
+
+
+def test_an_earlier_series_of_that_name_is_kept(run):
+    for content in ("first", "second", "third"):
+        run.new_requests_file("s").write_text(content)
+    kept = sorted(p.read_text() for p in (run.path / "requests").iterdir())
+    assert kept == ["first", "second", "third"] and run.requests_file("s").read_text() == "third"
+
+
+def test_a_damaged_file_and_an_unknown_run_are_told(run):
+    (run.path / "figures.json").write_text("{torn")
+    with pytest.raises(UserError, match="figures.json in run some-run is damaged"):
+        report.build(run)
+    with pytest.raises(UserError, match="no run 'other'"):
+        rundir.find("other")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/etc", ".hidden", "a b", "ä"])
+def test_a_run_name_cannot_leave_outputs(name):
+    with pytest.raises(UserError, match="not usable"):
+        RunDir(name)

@@ -1,0 +1,117 @@
+"""`workbook run`: what is wrong is told before anything starts; what fails stops nothing else."""
+import json
+import math
+import sys
+
+import nbformat
+import pytest
+
+from lib import NOTEBOOKS, OUTPUTS, cli, metrics, records, report, runner
+from lib.errors import UserError
+
+STATISTICS = ("mean", "median", "min", "max", "p95", "p99")
+
+
+# -- a run that goes well ----------------------------------------------------------------------------
+def test_every_notebook_ran_and_left_its_page(finished_run):
+    folder, well = finished_run
+    states = folder.info()["notebooks"]
+    assert well and {n: s["status"] for n, s in states.items()} == {n: "done" for n in runner.all_notebooks()}
+    for name in states:
+        assert (folder.path / "notebooks" / f"{name}.ipynb").exists()
+        page = folder.path / "html" / f"{name}.html"
+        assert page.stat().st_size > 50_000 and report.loads_from_elsewhere(page) == []
+
+
+def test_every_figure_is_there_sane_and_leads_back_to_its_records(finished_run):
+    folder, _ = finished_run
+    figures = folder.figures()
+    for metric in metrics.METRICS:
+        for statistic in STATISTICS:
+            figure = figures[f"single.{metric.removesuffix('_s')}.{statistic}"]
+            assert (folder.path / figure["records"]).exists() and figure["notebook"] == "02_single_request"
+            if statistic != "p99":  # 100 requests carry none
+                assert 0 < figure["value"] < math.inf and figure["n"] == 100 and figure["unit"]
+    rows = metrics.measured(metrics.per_request(records.read(folder.requests_file("single"))))
+    assert figures["single.ttft.median"]["value"] == pytest.approx(rows["ttft_s"].median() * 1000)
+    low, high = figures["single.decode_tps.mean"]["interval"]
+    assert low <= figures["single.decode_tps.mean"]["value"] <= high
+    assert rows["output_tokens"].eq(100).all() and len(rows) == 100
+
+
+def test_the_report_holds_figures_and_plots_and_loads_nothing(finished_run):
+    folder, _ = finished_run
+    page = folder.path / "report.html"
+    text, source = report.as_text(page), page.read_text()
+    assert "TTFT" in text and "Single request" in text and folder.info()["model"] in text
+    assert source.count("data:image/svg+xml;base64,") == len(folder.plots()) == 4
+    assert report.loads_from_elsewhere(page) == []
+
+
+def test_no_key_is_written_anywhere(finished_run, server):
+    folder, _ = finished_run
+    for path in folder.path.rglob("*"):
+        if path.is_file():
+            assert server.api_key.encode() not in path.read_bytes(), path
+
+
+# -- a notebook that fails ---------------------------------------------------------------------------
+def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_path, monkeypatch, capsys):
+    for name in ("01_health_check", "09_report"):
+        (tmp_path / f"{name}.ipynb").write_bytes((NOTEBOOKS / f"{name}.ipynb").read_bytes())
+    broken = nbformat.read(NOTEBOOKS / "01_health_check.ipynb", 4)
+    broken.cells = broken.cells[:2] + [nbformat.v4.new_code_cell("raise ValueError('planted fault')")]
+    nbformat.write(broken, tmp_path / "00_setup.ipynb")
+    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(runner, "load_profile", lambda profile: {})
+    monkeypatch.setattr(sys, "argv", ["workbook", "run", "--name", run_name])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    states = json.loads((OUTPUTS / run_name / "run.json").read_text())["notebooks"]
+    assert [states[n]["status"] for n in sorted(states)] == ["failed", "done", "done"]
+    text = report.as_text(OUTPUTS / run_name / "report.html")
+    assert "planted fault" in text and "failed" in text
+    assert "00_setup failed" in capsys.readouterr().err
+
+
+# -- bad input ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("arguments, words", [
+    (["--profile", "smok"], "did you mean 'smoke'"),
+    (["--profile", "../secrets"], "there is no profile"),
+    (["03_nothing"], "there is no notebook"),
+    (["02_single_requests"], "did you mean '02_single_request'"),
+    (["-p", "request", "10"], "did you mean 'requests'"),
+    (["-p", "requests", "many"], "'requests' takes int"),
+    (["-p", "requests", "1.5"], "'requests' takes int"),
+    (["-p", "temperature", "[1]"], "'temperature' takes float"),
+    (["-p", "requests", "{"], "not readable"),
+    (["-p", "run_name", "x"], "--name"),
+    (["00", "-p", "requests", "10"], "none of the chosen notebooks declares 'requests'"),
+    (["--server", "http://127.0.0.1:9"], "nothing answers"),
+    (["--server", "/no/such/model"], "the model was not found"),
+    (["--name", "../escape", "--server", "http://127.0.0.1:9"], "not usable"),
+])
+def test_bad_input_is_one_line_and_a_status(arguments, words, monkeypatch, capsys, run_name):
+    name = [] if "--name" in arguments else ["--name", run_name]
+    monkeypatch.setattr(sys, "argv", ["workbook", "run", *name, *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert end.value.code == 2
+    assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], lines
+
+
+def test_a_run_never_overwrites_another(finished_run, server):
+    folder, _ = finished_run
+    with pytest.raises(UserError, match="exists: choose another"):
+        runner.run(runner.plan("smoke", server.url, [], {}, name=folder.name))
+
+
+def test_values_are_read_never_evaluated():
+    assert runner.parse_parameters(["a=__import__('os').getcwd()", "b=[1, 2]", "c=0.5"]) == {
+        "a": "__import__('os').getcwd()", "b": [1, 2], "c": 0.5}
+
+
+def test_parameters_take_papermills_form_and_the_short_one():
+    assert cli._joined(["run", "-p", "requests", "5", "-p", "seed=3", "02"]) == ["run", "-p", "requests=5", "-p", "seed=3", "02"]

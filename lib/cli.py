@@ -66,6 +66,7 @@ def lab(
     with launch.open_server(server, flags, rundir.RunDir("desk").path) as running:
         env = os.environ | {"WORKBOOK_SERVER": running.url, "WORKBOOK_API_KEY": running.api_key or ""}
         subprocess.run([sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--notebook-dir={NOTEBOOKS}",
+                        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=",
                         *(["--allow-root"] if os.getuid() == 0 else [])], env=env, check=False)
 
 

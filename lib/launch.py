@@ -20,7 +20,7 @@ import httpx2
 from lib import DATA, OUTPUTS, ROOT, machine, troubles
 from lib.errors import UserError
 from lib.progress import progress
-from lib.rundir import read_json, write_json
+from lib.rundir import write_json
 from lib.server import Server, connect, get, headers, models
 from lib.vllm_plugin import SWITCH
 
@@ -59,14 +59,6 @@ def _embedded_flags() -> list:
     flags = ["--max-model-len", "4096", "--max-num-seqs", "64", "--enforce-eager", "--skip-mm-profiling",
              "--limit-mm-per-prompt", '{"image":2,"video":0}']
     return flags + (["--gpu-memory-utilization", "0.2"] if machine.gpus() else ["--dtype", "float32"])
-
-
-def embedded_note() -> str:
-    """What may be expected of the embedded model's words; its own folder says whether it was trained."""
-    steps = read_json(EMBEDDED / "training.json", {}).get("steps", 0)
-    return "It was trained on synthetic pictures and answers questions about them." if steps else (
-        "Its weights are random: its words mean nothing."
-    )
 
 
 class GuardedProcess:

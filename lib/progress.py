@@ -1,7 +1,19 @@
-"""Progress bars: tqdm in a terminal, one updated line of text in a notebook."""
+"""Progress bars: tqdm in a terminal, one updated line of text in a notebook.
+
+A notebook that the runner executes has no terminal. It leaves its line in the file that PROGRESS_FILE names,
+and the runner's own bar shows it.
+"""
+import os
+import re
 import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 from tqdm import tqdm
+
+
+PROGRESS_FILE = "WORKBOOK_PROGRESS"
 
 
 class _DisplayLine:
@@ -17,8 +29,11 @@ class _DisplayLine:
         self._handle = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text):
-        if text.strip():
-            self._handle.update({"text/plain": text.strip()}, raw=True)
+        text = text.strip()
+        if text:
+            self._handle.update({"text/plain": text}, raw=True)
+            if path := os.environ.get(PROGRESS_FILE):
+                Path(path).write_text(text)
 
     def flush(self):
         pass
@@ -38,3 +53,27 @@ def progress(total: int | None, description: str, unit: str = "") -> tqdm:
     if _in_kernel():
         return tqdm(**look, file=_DisplayLine(), ascii=" ▁▂▃▄▅▆▇█", ncols=100)
     return tqdm(**look, file=sys.stderr, dynamic_ncols=True)
+
+
+@contextmanager
+def mirrored(bar: tqdm, path: Path):
+    """While inside, `bar` shows what notebooks report in `path`, twice a second."""
+    os.environ[PROGRESS_FILE] = str(path)
+    ended = threading.Event()
+
+    def watch():
+        while not ended.wait(0.5):
+            try:
+                bar.set_postfix_str(re.sub(r"\s*\d+%\|.*\|", "", path.read_text()))  # without the drawn bar
+            except FileNotFoundError:
+                bar.refresh()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        os.environ.pop(PROGRESS_FILE)
+        path.unlink(missing_ok=True)

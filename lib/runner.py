@@ -13,10 +13,12 @@ import nbformat
 import papermill
 import yaml
 from nbconvert import HTMLExporter
+from tqdm import tqdm
 from traitlets.config import Config
 
 from lib import DATA, NOTEBOOKS, OUTPUTS, bench, launch, report
 from lib.errors import UserError
+from lib.progress import mirrored, progress
 from lib.rundir import RunDir, write_text
 
 PROFILES = DATA / "profiles"
@@ -135,17 +137,20 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
         )
         folder.make_latest()
         os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
-        try:
-            for position, name in enumerate(todo.notebooks, 1):
-                _execute(folder, name, todo.parameters, server.url, f"{position}/{len(todo.notebooks)} {name}")
-        except KeyboardInterrupt:
-            print("interrupted: writing the report of what is there", file=sys.stderr)
+        with progress(len(todo.notebooks), "notebooks") as bar, mirrored(bar, folder.path / ".progress"):
+            try:
+                for name in todo.notebooks:
+                    bar.set_description(name)
+                    _execute(folder, name, todo.parameters, server.url)
+                    bar.update()
+            except KeyboardInterrupt:
+                bar.write("interrupted: writing the report of what is there", file=sys.stderr)
     folder.update_info(seconds=round(time.monotonic() - began, 1))
     report.build(folder)
     return folder, all(state["status"] == "done" for state in folder.info()["notebooks"].values())
 
 
-def _execute(folder: RunDir, name: str, parameters: dict, url: str, label: str) -> None:
+def _execute(folder: RunDir, name: str, parameters: dict, url: str) -> None:
     """One notebook through papermill, then its page; its state goes to run.json whatever happens."""
     target = folder.path / "notebooks" / f"{name}.ipynb"
     target.parent.mkdir(exist_ok=True)
@@ -155,16 +160,16 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, label: str) 
     try:
         papermill.execute_notebook(
             str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
-            kernel_name="python3", progress_bar={"desc": label, "dynamic_ncols": True}, autosave_cell_every=10,
+            kernel_name="python3", progress_bar=False, autosave_cell_every=10,
             config=Config({"KernelManager": {"transport": "ipc"}}),  # sockets that no other user can read
         )
         state = {"status": "done"}
     except papermill.PapermillExecutionError as error:
         state = {"status": "failed", "error": f"cell {error.exec_count}: {error.ename}: {error.evalue}"[:400]}
-        print(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
+        tqdm.write(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
     except Exception as error:  # a kernel that died, a disk that is full: the other notebooks go on
         state = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:400]}
-        print(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
+        tqdm.write(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
     finally:
         state["seconds"] = round(time.monotonic() - began, 1)
         folder.update_info(notebooks=folder.info().get("notebooks", {}) | {name: state})

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
-from lib import launch, load, machine, metrics, rundir, stats, tables
+from lib import launch, load, machine, metrics, probes, rundir, stats, tables
 from lib.client import Request
+from lib.progress import progress
 from lib.server import Server
 from lib.stats import Estimate
 
@@ -52,6 +53,21 @@ class Bench:
                     self.notebook, series, headline=row == "mean" and metric in headline, formula=formula,
                 )
         return pd.DataFrame(verdicts)
+
+    async def probe(self, series: str, asked: list[probes.Probe], concurrency: int = 8) -> list[dict]:
+        """Put quality probes to the server -> a row each, as lib.probes.ask gives them. The rows go to the run
+        folder, and the share of right answers of each kind to figures.json."""
+        with progress(len(asked), series, "questions") as bar:
+            async with self.server.client() as client:
+                rows = await probes.ask(client.openai, self.server.model, asked, concurrency, on_row=lambda row: bar.update())
+        self.run.write_rows(series, rows)
+        for kind, found in probes.accuracy(rows).iterrows():
+            estimate = stats.share(int(found["correct"]), int(found["n"])).scaled(100)
+            verdict = (f"errors: {found['failed']} of {found['n']} requests failed" if found["failed"] else
+                       "valid" if found["n"] >= stats.MIN_SAMPLES else f"too few samples: {found['n']}")
+            self.run.publish(f"{series}.{kind}", f"{kind}, right answers", estimate, "%", verdict, self.notebook, series,
+                             formula="right / asked, Wilson interval")
+        return rows
 
     def keep(self, plot_id: str, figure, caption: str) -> Image:
         """Save a plot for the report and show it here, the same picture."""

@@ -1,6 +1,6 @@
-"""Owns a server's processes and outlives nothing: `python -m lib.guard PARENT COMMAND...`.
+"""Owns a server's processes and outlives nothing: `python -m lib.guard PARENT NICE COMMAND...`.
 
-Runs COMMAND and waits for it. When PARENT (the kernel or runner that asked for the server) is gone, however
+Runs COMMAND at a lower priority of NICE (0: the usual one) and waits for it. When PARENT (the kernel or runner that asked for the server) is gone, however
 it went, or when a SIGTERM comes, everything that COMMAND started is stopped too. Exits as COMMAND did.
 """
 import ctypes
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -34,11 +35,24 @@ def _stop_all(own: psutil.Process) -> None:
         psutil.wait_procs(living, timeout=GRACE_S)
 
 
-def main(parent: int, command: list[str]) -> int:
+def _step_back(nice: int) -> None:
+    """Let others go first. A client on the same cores must be awake when the server's bytes come: on a full
+    machine it otherwise notes when it was woken, not when they came. Kernels that schedule by session (Linux
+    autogroups) heed the session's own value only."""
+    os.nice(nice)
+    try:
+        Path("/proc/self/autogroup").write_text(str(nice))
+    except OSError:
+        pass
+
+
+def main(parent: int, nice: int, command: list[str]) -> int:
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever caught Ctrl-C says when to stop
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if nice:
+        _step_back(nice)
     # Should this guard itself be killed, the server's first process gets a SIGTERM from the kernel.
     child = subprocess.Popen(command, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
     while child.poll() is None and not stopping and os.getppid() == parent:
@@ -54,5 +68,5 @@ def main(parent: int, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = main(int(sys.argv[1]), sys.argv[2:])
+    code = main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
     sys.exit(code if code >= 0 else 128 - code)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import httpx2
+import psutil
 
 from lib import DATA, OUTPUTS, ROOT, machine, troubles
 from lib.errors import UserError
@@ -58,7 +59,11 @@ def _embedded_flags() -> list:
     these, and of two equal flags vLLM takes the last."""
     flags = ["--max-model-len", "4096", "--max-num-seqs", "64", "--enforce-eager", "--skip-mm-profiling",
              "--limit-mm-per-prompt", '{"image":2,"video":0}']
-    return flags + (["--gpu-memory-utilization", "0.2"] if machine.gpus() else ["--dtype", "float32"])
+    if machine.gpus():
+        return flags + ["--gpu-memory-utilization", "0.2"]
+    # "uni": engine and worker are one process. As two they wait for each other by spinning, which on a few
+    # cores takes the processor from the client that measures them, and one process starts sooner.
+    return flags + ["--dtype", "float32", "--distributed-executor-backend", "uni"]
 
 
 class GuardedProcess:
@@ -67,7 +72,7 @@ class GuardedProcess:
     def __init__(self, command: list[str], env: dict, log: Path):
         with log.open("wb") as output:
             self._guard = subprocess.Popen(
-                [sys.executable, "-m", "lib.guard", str(os.getpid()), *command],
+                [sys.executable, "-m", "lib.guard", str(os.getpid()), "0" if machine.gpus() else "5", *command],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True,
             )
         self.pid = self._guard.pid
@@ -147,6 +152,10 @@ def _environment(model: str, key: str) -> dict:
     if not machine.gpus():
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         env.setdefault(SWITCH, "1")
+        env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # else the CPU platform overrules "uni"
+        # As vLLM does by default, leave a core to the API server and the client. A forked worker has its
+        # threads from its parent's environment; more threads than free cores wait for each other.
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (psutil.cpu_count(logical=False) or 2) - 1)))
     if Path(model).is_dir():
         env.setdefault("HF_HUB_OFFLINE", "1")
     return env

@@ -72,6 +72,11 @@ class RunDir:
             path.rename(path.with_name(f"{series}.older-{older}.jsonl"))
         return path
 
+    def write_rows(self, series: str, rows: list[dict]) -> None:
+        """Rows that are not records of lib.records, one JSON object a line."""
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(self.new_requests_file(series), lines)
+
     # -- figures ---------------------------------------------------------------------------------
     def publish(
         self, figure_id: str, name: str, estimate: Estimate, unit: str, verdict: str, notebook: str, series: str,

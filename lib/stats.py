@@ -81,6 +81,14 @@ def summary(values) -> dict[str, Estimate]:
     return rows
 
 
+def share(correct: int, n: int) -> Estimate:
+    """correct / n with Wilson's score interval (E. B. Wilson, 1927); 0 to 1 where n is 0."""
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0)
+    interval = scipy_stats.binomtest(correct, n).proportion_ci(LEVEL, method="wilson")
+    return Estimate(correct / n, float(interval.low), float(interval.high), n)
+
+
 def trend(values) -> tuple[float, float]:
     """Spearman's rank correlation of a series with its order, and its p-value: is there a drift?"""
     x = _clean(values)

@@ -12,6 +12,9 @@ import httpcore2
 import httpx2
 
 
+SMALL = 64 * 1024  # bytes; less than any usual socket buffer
+
+
 @dataclass
 class Stamps:
     """Of the request that runs in the current task. Seconds, monotonic."""
@@ -34,9 +37,12 @@ class _StampingStream(httpcore2.AsyncNetworkStream):
         return data
 
     async def write(self, buffer, timeout=None):
+        # A small write cannot block: it has gone when it is called, and a process that is put to sleep just
+        # after it must not start the clock on waking. A large one has gone when it returns.
+        before = time.monotonic()
         await self._inner.write(buffer, timeout)
         if (current := stamps.get()) is not None:
-            current.wrote = time.monotonic()
+            current.wrote = before if len(buffer) <= SMALL else time.monotonic()
 
     async def aclose(self):
         await self._inner.aclose()

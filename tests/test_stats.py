@@ -74,3 +74,9 @@ def test_a_steady_series_is_rarely_called_unstable():
     rng = np.random.default_rng(5)
     wrong = sum(stats.verdict(rng.lognormal(0, 0.5, 100), 0, 100) != "valid" for _ in range(500))
     assert wrong <= 5
+
+
+@pytest.mark.parametrize("correct, n, low, high", [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962), (0, 0, 0.0, 1.0)])
+def test_wilson_interval_matches_published_values(correct, n, low, high):
+    found = stats.share(correct, n)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)

@@ -1,0 +1,129 @@
+"""The user's own pictures: a folder of files beside an `answers.yaml`.
+
+    cat.jpg:
+      - question: Which animal is this?
+        answer: cat                  # right if the reply contains it
+      - question: 图里有几只猫？
+        answer: [2, 两只]             # any of these
+        lang: zh
+
+A file that cannot be used is named in one line, counted and left out; the others go on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from PIL import Image, ImageOps
+
+from lib.images import MAX_SIDE, Picture, Question
+
+NOT_PICTURES = {".md", ".yaml", ".yml", ".txt"}  # notes that belong in such a folder
+PLAIN_MODES = {"1", "L", "P", "RGB", "RGBA", "LA"}
+
+
+@dataclass
+class Folder:
+    """What a folder held: pictures that can be sent, and one line for each file that cannot."""
+    pictures: list[Picture] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def load_folder(path: str | Path, max_side: int = MAX_SIDE, max_bytes: int = 20_000_000) -> Folder:
+    """Read every picture of a folder, in name order; a missing folder is an empty one.
+
+    max_side, max_bytes: the largest picture (pixels a side, bytes a file) that the server is sent.
+    """
+    path, folder = Path(path), Folder()
+    if not path.is_dir():
+        return folder
+    answers = _answers(path / "answers.yaml", folder.skipped)
+    for file in sorted(path.iterdir()):
+        if file.is_dir() or file.name.startswith(".") or file.suffix.lower() in NOT_PICTURES:
+            continue
+        try:
+            picture = _load(file, max_side, max_bytes)
+            picture.own_questions = [_question(file.name, entry) for entry in answers.get(file.name) or []]
+            folder.pictures.append(picture)
+        except Unusable as reason:
+            folder.skipped.append(f"{file.name}: {reason}")
+    known = {file.name for file in path.iterdir()}
+    folder.skipped += [f"answers.yaml: no file {name}" for name in answers if name not in known]
+    return folder
+
+
+class Unusable(Exception):
+    """Why a file is left out, in words for the user."""
+
+
+def _load(file: Path, max_side: int, max_bytes: int) -> Picture:
+    """A picture upright, in RGB, with nothing but its pixels."""
+    if file.stat().st_size > max_bytes:
+        raise Unusable(f"{file.stat().st_size / 1e6:.1f} MB, more than the {max_bytes / 1e6:.0f} MB that are sent")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                _check(image, max_side)
+                upright = ImageOps.exif_transpose(image)
+                return Picture("own", 0, _rgb(upright), {}, "jpeg" if image.format == "JPEG" else "png", 95, file.name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Unusable("a decompression bomb: far more pixels than a picture needs") from None
+    except Image.UnidentifiedImageError:
+        raise Unusable("not a picture") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged files
+        text = str(error)
+        raise Unusable("truncated" if "truncated" in text or "Truncated" in text else f"damaged ({text[:60]})") from None
+
+
+def _check(image: Image.Image, max_side: int) -> None:
+    """Refuse, from the header alone, what should not be decoded or would not be shown as it looks."""
+    if max(image.size) > max_side:
+        raise Unusable(f"{image.width}x{image.height} pixels, more than {max_side} a side")
+    if max(image.size) > 200 * min(image.size):
+        raise Unusable(f"{image.width}x{image.height} pixels: one side is more than 200 times the other")
+    if getattr(image, "n_frames", 1) > 1:
+        raise Unusable(f"animated, {image.n_frames} frames")
+    if image.mode not in PLAIN_MODES:
+        raise Unusable(f"colour mode {image.mode}")
+    if image.mode == "P" and "transparency" in image.info:
+        raise Unusable("a palette with transparency")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """RGB, transparency laid on white."""
+    if image.mode not in ("RGBA", "LA"):
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _answers(file: Path, skipped: list[str]) -> dict:
+    """The answers file as a dict of file name -> list of entries; what cannot be read is said, not raised."""
+    if not file.exists():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        skipped.append(f"answers.yaml: cannot be read ({str(error).splitlines()[0]})")
+        return {}
+    if not isinstance(content, dict):
+        skipped.append("answers.yaml: not a list of file names with questions")
+        return {}
+    good = {}
+    for name, entries in content.items():
+        valid = isinstance(entries, list) and all(isinstance(e, dict) and {"question", "answer"} <= e.keys() for e in entries)
+        if valid:
+            good[str(name)] = entries
+        else:
+            skipped.append(f"answers.yaml: {name} needs a list of entries with question and answer")
+    return good
+
+
+def _question(name: str, entry: dict) -> Question:
+    answers = entry["answer"] if isinstance(entry["answer"], list) else [entry["answer"]]
+    return Question("own", str(entry.get("lang", "en")), str(entry["question"]), " | ".join(str(a) for a in answers))

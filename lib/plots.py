@@ -59,7 +59,7 @@ def over_time(frame: pd.DataFrame, metric: str) -> Figure:
         axes.plot(cold["sent"] - start, cold[metric] * factor, "s", color="white", mec=ACCENT, ms=6, label="warm-up")
     for at in frame.loc[frame["error"].notna(), "sent"].dropna():
         axes.axvline(at - start, color=ACCENT, lw=1, ls=":")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.15)
     axes.legend(loc="upper right", ncols=2)
     return figure
 
@@ -85,5 +85,6 @@ def warmup_effect(frame: pd.DataFrame, metric: str, usual: Estimate) -> Figure:
     figure, axes = _axes(f"{name} of the first requests of the series", "request", _label(metric), 2.8)
     axes.bar([str(i + 1) for i in range(len(first))], first[metric] * factor, color=LIGHT, edgecolor=DARK)
     axes.axhline(usual.value, color=ACCENT, lw=1.6, ls="--", label=f"median when warm, {usual.value:.4g} {unit}")
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.2)  # room for the legend
     axes.legend(loc="upper right")
     return figure

@@ -23,7 +23,7 @@ def build(run: RunDir) -> Path:
         info=info,
         headlines={k: f for k, f in figures.items() if f["headline"]},
         chapters=_chapters(run, figures, info),
-        doubts=sorted({(f["notebook"], f["verdict"]) for f in figures.values() if f["verdict"] != "valid"}),
+        doubts=_doubts(figures),
         note=info.get("note", ""),
     ))
     return path
@@ -58,6 +58,17 @@ def _series(figures: list[dict]) -> list[dict]:
         row = table["rows"].setdefault(metric, {"unit": figure["unit"], "formula": figure["formula"], "cells": {}})
         row["cells"][statistic] = figure
     return list(out.values())
+
+
+def _doubts(figures: dict) -> list[dict]:
+    """What carries a verdict other than "valid": one entry per notebook and verdict, with the metrics it is about."""
+    found = {}
+    for figure in figures.values():
+        if figure["verdict"] != "valid":
+            names = found.setdefault((figure["notebook"], figure["verdict"]), [])
+            metric = figure["name"].rpartition(", ")[0]
+            names += [metric] if metric not in names else []
+    return [{"notebook": n, "verdict": v, "metrics": ", ".join(names)} for (n, v), names in sorted(found.items())]
 
 
 def _title(notebook: str) -> str:

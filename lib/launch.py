@@ -59,7 +59,7 @@ def _embedded_flags() -> list:
     these, and of two equal flags vLLM takes the last."""
     flags = ["--max-model-len", "4096", "--max-num-seqs", "64", "--enforce-eager", "--skip-mm-profiling",
              "--limit-mm-per-prompt", '{"image":2,"video":0}']
-    if machine.gpus():
+    if not machine.serves_on_cpu():
         return flags + ["--gpu-memory-utilization", "0.2"]
     # "uni": engine and worker are one process. As two they wait for each other by spinning, which on a few
     # cores takes the processor from the client that measures them, and one process starts sooner.
@@ -72,7 +72,7 @@ class GuardedProcess:
     def __init__(self, command: list[str], env: dict, log: Path):
         with log.open("wb") as output:
             self._guard = subprocess.Popen(
-                [sys.executable, "-m", "lib.guard", str(os.getpid()), "0" if machine.gpus() else "5", *command],
+                [sys.executable, "-m", "lib.guard", str(os.getpid()), "5" if machine.serves_on_cpu() else "0", *command],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True,
             )
         self.pid = self._guard.pid
@@ -149,7 +149,7 @@ def _environment(model: str, key: str) -> dict:
             filter(None, [str(ROOT / "lib" / "server_site"), str(ROOT), os.environ.get("PYTHONPATH")])
         ),
     }
-    if not machine.gpus():
+    if machine.serves_on_cpu():
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         env.setdefault(SWITCH, "1")
         env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # else the CPU platform overrules "uni"

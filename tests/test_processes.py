@@ -17,7 +17,9 @@ def start(run_name: str) -> psutil.Popen:
     """`workbook run` with a server of its own, as a terminal would start it."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("WORKBOOK_")}
     return psutil.Popen([sys.executable, "-m", "lib.cli", "run", "02", "--server", "embedded", "--name", run_name],
-                        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+                        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                        # Tests may run in the background, where Ctrl-C is ignored, and a child inherits that.
+                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
 
 def living(family: list[psutil.Process]) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """What a notebook works with: one server, one run folder, and where its results go."""
 import os
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import pandas as pd
 from IPython.display import Image, Markdown, display
@@ -31,10 +32,12 @@ class Bench:
     def summaries(self, frame: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
         """metric -> row (mean, median, …) -> Estimate in the unit of the tables, of the measured rows."""
         rows = metrics.measured(frame)
-        return {
-            metric: {row: e.scaled(factor) for row, e in stats.summary(rows[metric]).items()}
-            for metric, (_, _, factor, _) in metrics.METRICS.items()
-        }
+        found = {}
+        for metric, (_, unit, factor, _) in metrics.METRICS.items():
+            found[metric] = {row: e.scaled(factor) for row, e in stats.summary(rows[metric]).items()}
+            if unit == "tokens/s":
+                found[metric]["mean"] = stats.rate_mean(rows[metric])
+        return found
 
     def publish(self, series: str, frame: pd.DataFrame, headline: tuple = ()) -> pd.DataFrame:
         """Enter every figure of a series in figures.json -> the verdict on each metric.
@@ -50,7 +53,7 @@ class Bench:
             for row, estimate in rows.items():
                 self.run.publish(
                     f"{series}.{metric.removesuffix('_s')}.{row}", f"{name}, {row}", estimate, unit, verdict,
-                    self.notebook, series, headline=row == "mean" and metric in headline, formula=formula,
+                    self.notebook, series, headline=row == "mean" and metric in headline, formula=formula, counts=counts,
                 )
         return pd.DataFrame(verdicts)
 
@@ -85,13 +88,13 @@ def begin(notebook: str, server: str = "auto", run: str = "desk", flags: str = "
     run_dir.update_info(**about)
     run_dir.make_latest()
     display(Markdown(about["note"]))
-    display(tables.facts({name: about["facts"][name] for name in CARD}))
+    display(tables.facts({name: value for name, value in about["facts"].items() if name in CARD}))
     return Bench(notebook, found, run_dir)
 
 
 def describe(server: Server) -> dict:
     """What a run folder says of the server and the machine it measured; nothing secret."""
-    return {"model": server.model, "note": note(server), "facts": server_facts(server) | machine.facts()}
+    return {"model": server.model, "note": note(server), "facts": server_facts(server) | _machine_facts(server)}
 
 
 def server_facts(server: Server) -> dict[str, str]:
@@ -105,6 +108,12 @@ def server_facts(server: Server) -> dict[str, str]:
         "prefix cache": {"True": "on", "False": "off"}.get(server.cache.get("enable_prefix_caching"), "not told"),
         "flags": " ".join(server.flags) or "not known: it was started elsewhere",
     }
+
+
+def _machine_facts(server: Server) -> dict[str, str]:
+    """This machine's facts; called the client's where the server is on another machine."""
+    here = urlsplit(server.url).hostname in ("127.0.0.1", "localhost", "::1")
+    return {name if here else f"client's {name}": fact for name, fact in machine.facts().items()}
 
 
 def note(server: Server) -> str:

@@ -122,6 +122,11 @@ def main() -> None:
         print(f"error: {error.strerror} ({error.filename or 'no file named'}; {free:.1f} GiB of disk free): "
               "mend that and run the command again", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for a word that it does not know
+            raise
+        print(f"error: {error.format_message() or 'a command is missing'}: `workbook --help` lists what there is", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ a `lib.server.Server`.
 """
 import argparse
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -34,7 +35,10 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
 
     `folder` takes the log and server.json. Raises UserError, in one line, when it cannot be had.
     """
-    flags = shlex.split(flags) if isinstance(flags, str) else list(flags)
+    try:
+        flags = shlex.split(flags) if isinstance(flags, str) else list(flags)
+    except ValueError as error:
+        raise UserError(f"the flags {flags!r} cannot be read ({error}): mend the quotes")
     if spec == "auto":
         spec = os.environ.get("WORKBOOK_SERVER") or "embedded"
     if spec.startswith(("http://", "https://")):
@@ -64,6 +68,15 @@ def _embedded_flags() -> list:
     # "uni": engine and worker are one process. As two they wait for each other by spinning, which on a few
     # cores takes the processor from the client that measures them, and one process starts sooner.
     return flags + ["--dtype", "float32", "--distributed-executor-backend", "uni"]
+
+
+def without_key(flags: list) -> list:
+    """Flags as they may be written down: the key is left out."""
+    shown, secret = [], False
+    for word in flags:
+        shown.append("***" if secret else re.sub(r"^(--api-key=).*", r"\1***", word))
+        secret = word == "--api-key"
+    return shown
 
 
 class GuardedProcess:
@@ -103,7 +116,9 @@ def start(model: str, flags: list, folder: Path | None = None, embedded: bool = 
     with this process, however this process ends. Raises UserError with cause and remedy when it dies.
     """
     ours, rest = _our_flags(model).parse_known_args(flags)
-    if ours.port and _port_taken(ours.port):
+    if ours.port and not (ours.port.isdecimal() and 0 < int(ours.port) < 65536):
+        raise UserError(f"--port {ours.port} is no port: give a number from 1 to 65535, or leave it out")
+    if ours.port and _port_taken(int(ours.port)):
         raise UserError(f"the port is taken ({ours.port}): {troubles.TROUBLES[0].remedy}")
     port = ours.port or _free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
@@ -121,9 +136,9 @@ def start(model: str, flags: list, folder: Path | None = None, embedded: bool = 
     except BaseException:  # Ctrl-C too: nothing stays behind
         process.stop()
         raise
-    server.process, server.log, server.embedded, server.flags = process, log, embedded, list(flags)
+    server.process, server.log, server.embedded, server.flags = process, log, embedded, without_key(flags)
     server.started_in_s = round(time.monotonic() - began, 1)
-    write_json(folder / "server.json", {"url": url, "model": server.model, "version": server.version, "flags": flags,
+    write_json(folder / "server.json", {"url": url, "model": server.model, "version": server.version, "flags": server.flags,
                                         "embedded": embedded, "started_in_s": server.started_in_s})
     return server
 
@@ -132,7 +147,7 @@ def _our_flags(model: str) -> argparse.ArgumentParser:
     """The few flags for which this workbook has defaults of its own; all others go to vLLM untouched."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int)
+    parser.add_argument("--port")
     parser.add_argument("--api-key", default=secrets.token_urlsafe(24))
     # A local model is served under its folder's name: the way to it is nobody's business.
     parser.add_argument("--served-model-name", default=Path(model).resolve().name if Path(model).is_dir() else None)

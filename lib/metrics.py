@@ -13,9 +13,9 @@ import pandas as pd
 METRICS = {  # column -> (name, unit in tables, factor from the column's unit, formula)
     "ttft_s": ("TTFT", "ms", 1000, "first − sent"),
     "tpot_s": ("TPOT", "ms", 1000, "(last − first) / (n − 1)"),
-    "decode_tps": ("decode speed", "tokens/s", 1, "1 / TPOT"),
+    "decode_tps": ("decode speed", "tokens/s", 1, "1 / TPOT; its mean is 1 / mean TPOT"),
     "total_s": ("whole time", "ms", 1000, "done − sent"),
-    "article_tps": ("article's speed", "tokens/s", 1, "n / (done − sent)"),
+    "article_tps": ("article's speed", "tokens/s", 1, "n / (done − sent); its mean is tokens / time of all"),
 }
 
 

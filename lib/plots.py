@@ -66,7 +66,7 @@ def over_time(frame: pd.DataFrame, metric: str) -> Figure:
 
 def token_gaps(gaps_s: np.ndarray) -> Figure:
     """Cumulative share of inter-token latencies. `gaps_s`: lib.metrics.inter_token, seconds."""
-    gaps = np.sort(gaps_s) * 1000
+    gaps = np.sort(gaps_s) * 1000 if len(gaps_s) else np.array([0.0])
     figure, axes = _axes(f"Inter-token latency of {len(gaps):,} tokens", "ITL, ms", "share of tokens, %")
     axes.plot(gaps, np.arange(1, len(gaps) + 1) / len(gaps) * 100, color=DARK, lw=1.6)
     for share, style in ((50, "--"), (95, ":")):

@@ -52,7 +52,8 @@ def _series(figures: list[dict]) -> list[dict]:
     out = {}
     for figure in figures:
         metric, _, statistic = figure["name"].rpartition(", ")
-        table = out.setdefault(figure["records"], {"records": figure["records"], "columns": [], "rows": {}})
+        table = out.setdefault(figure["records"], {"records": figure["records"], "columns": [], "rows": {},
+                                                     "counts": figure.get("counts") or {}})
         if statistic not in table["columns"]:
             table["columns"].append(statistic)
         row = table["rows"].setdefault(metric, {"unit": figure["unit"], "formula": figure["formula"], "cells": {}})

@@ -80,11 +80,12 @@ class RunDir:
     # -- figures ---------------------------------------------------------------------------------
     def publish(
         self, figure_id: str, name: str, estimate: Estimate, unit: str, verdict: str, notebook: str, series: str,
-        headline: bool = False, formula: str = "",
+        headline: bool = False, formula: str = "", counts: dict | None = None,
     ) -> None:
         """Enter a figure, or replace the one of that id. Everything that is published prints from here.
 
         `headline`: it opens the report. `formula`: how it is defined, shown where it stands.
+        `counts`: requests sent, measured, failed (lib.metrics.denominators).
         """
         figures = self.figures()
         figures[figure_id] = {
@@ -98,6 +99,7 @@ class RunDir:
             "records": f"requests/{series}.jsonl",
             "headline": headline,
             "formula": formula,
+            "counts": counts or {},
         }
         write_json(self.path / "figures.json", figures)
 

@@ -2,6 +2,7 @@
 import difflib
 import os
 import shlex
+import subprocess
 import sys
 import time
 from ast import literal_eval
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
@@ -119,6 +121,13 @@ def _nearest(word: str, known) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+class QuietKernels(AsyncKernelManager):
+    """Kernels whose own log stays out of the terminal; errors in cells come by the protocol."""
+
+    async def start_kernel(self, **options):
+        await self._async_start_kernel(stderr=subprocess.DEVNULL, **options)
+
+
 # -- doing it ----------------------------------------------------------------------------------------
 def run(todo: Plan) -> tuple[RunDir, bool]:
     """Carry out a plan -> the run folder, and whether every notebook went well.
@@ -161,6 +170,7 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str) -> None:
         papermill.execute_notebook(
             str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
             kernel_name="python3", progress_bar=False, autosave_cell_every=10,
+            kernel_manager_class=QuietKernels,
             config=Config({"KernelManager": {"transport": "ipc"}}),  # sockets that no other user can read
         )
         state = {"status": "done"}
@@ -191,7 +201,7 @@ def write_page(notebook: Path, page: Path) -> None:
 def _command(todo: Plan) -> str:
     """The command that makes this run again."""
     words = ["workbook", "run", "--profile", todo.profile, "--server", todo.server]
-    words += ["--flags", todo.flags] if todo.flags else []
+    words += ["--flags", shlex.join(launch.without_key(shlex.split(todo.flags)))] if todo.flags else []
     own = load_profile(todo.profile)
     words += [w for k, v in todo.parameters.items() if own.get(k) != v for w in ("-p", k, str(v))]
     return shlex.join(words + (todo.notebooks if todo.notebooks != all_notebooks() else []))

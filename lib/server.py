@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
+from lib import OUTPUTS
 from lib.client import Client
 from lib.errors import UserError
 from lib.rundir import read_json
@@ -66,10 +67,12 @@ def connect(url: str, api_key: str | None = None, folder: Path | None = None) ->
     server.cache = cache_settings(server)
     size = server.cache.get("kv_cache_size_tokens", "")
     server.kv_cache_tokens = int(size) if size.isdigit() else None
-    known = read_json(Path(folder) / "server.json", {}) if folder else {}
-    if known.get("url") == url:
-        server.flags, server.embedded, server.started_in_s = known["flags"], known["embedded"], known["started_in_s"]
-        server.log = Path(folder) / "server.log"
+    for place in filter(None, (folder, OUTPUTS / "servers")):  # the latter: `workbook serve`
+        known = read_json(Path(place) / "server.json", {})
+        if known.get("url") == url:
+            server.flags, server.embedded, server.started_in_s = known["flags"], known["embedded"], known["started_in_s"]
+            server.log = Path(place) / "server.log"
+            break
     return server
 
 

@@ -50,6 +50,14 @@ def mean(values, seed: int = 0) -> Estimate:
     return Estimate(float(x.mean()), float(low), float(high), len(x))
 
 
+def rate_mean(rates, seed: int = 0) -> Estimate:
+    """The mean of rates as work over time, 1 / mean(1 / rate): a fast request does not count more than a slow
+    one of the same work. Interval as for `mean`."""
+    x = _clean(rates)
+    e = mean(1 / x[x > 0], seed)
+    return Estimate(1 / e.value, 1 / e.high, 1 / e.low, e.n)
+
+
 def quantile(values, q: float) -> Estimate:
     """Quantile q in (0, 1) with the narrowest-rank interval whose coverage is at least LEVEL.
 
@@ -70,14 +78,15 @@ def quantile(values, q: float) -> Estimate:
 
 def summary(values) -> dict[str, Estimate]:
     """The rows of a results table: mean, median, min, max, p95, p99. Min and max are what was seen and
-    have no interval; a p99 without an upper end is left NaN, so that no table shows it as a finding."""
+    have no interval; a percentile without both ends is left NaN, so that no table shows it as a finding."""
     x = _clean(values)
-    p99 = quantile(x, 0.99)
     rows = {"mean": mean(x), "median": quantile(x, 0.5)}
     for name, extreme in (("min", np.min), ("max", np.max)):
         rows[name] = Estimate(float(extreme(x)) if len(x) else math.nan, math.nan, math.nan, len(x))
-    rows["p95"] = quantile(x, 0.95)
-    rows["p99"] = p99 if math.isfinite(p99.high) else Estimate(math.nan, math.nan, math.nan, len(x))
+    for name, q in (("p95", 0.95), ("p99", 0.99)):
+        found = quantile(x, q)
+        carried = math.isfinite(found.low) and math.isfinite(found.high)
+        rows[name] = found if carried else Estimate(math.nan, math.nan, math.nan, len(x))
     return rows
 
 

@@ -41,7 +41,8 @@ class _StampingStream(httpcore2.AsyncNetworkStream):
         # after it must not start the clock on waking. A large one has gone when it returns.
         before = time.monotonic()
         await self._inner.write(buffer, timeout)
-        if (current := stamps.get()) is not None:
+        # httpcore2 closes a request with an empty write, which sends nothing and must not move the clock.
+        if buffer and (current := stamps.get()) is not None:
             current.wrote = before if len(buffer) <= SMALL else time.monotonic()
 
     async def aclose(self):

@@ -2,15 +2,16 @@
 from lib.client import Request
 
 TOPICS = {
-    "en": "Explain in plain words what artificial intelligence is. (request {index})",
-    "zh": "请用通俗的话说明什么是人工智能。（第 {index} 个请求）",
+    "en": "Request {index}: explain in plain words what artificial intelligence is.",
+    "zh": "第 {index} 个请求：请用通俗的话说明什么是人工智能。",
 }
 
 
 def explain_ai(count: int, max_tokens: int, temperature: float, seed: int, lang: str = "en") -> list[Request]:
     """The single-request load: one short question, numbered so that no two prompts are equal.
 
-    The number comes last, so the prompts share a prefix; it is shorter than a block of the prefix cache.
+    The number comes first, so that the prompts share no more than the chat format's opening, and the prefix
+    cache has nothing to give. The same seed on the same server sends them again, and then it has.
     """
     return [
         Request(

@@ -115,3 +115,20 @@ def test_values_are_read_never_evaluated():
 
 def test_parameters_take_papermills_form_and_the_short_one():
     assert cli._joined(["run", "-p", "requests", "5", "-p", "seed=3", "02"]) == ["run", "-p", "requests=5", "-p", "seed=3", "02"]
+
+
+@pytest.mark.parametrize("words", [[], ["frobnicate"], ["run", "--bogus"], ["run", "--server"],
+                                   ["run", "--flags", "--foo 'bar"], ["run", "--flags", "--port abc"]])
+def test_a_mistyped_command_is_one_line(words, monkeypatch, capsys, run_name):
+    monkeypatch.setattr(sys, "argv", ["workbook", *words, *(["--name", run_name] if "--flags" in words else [])])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
+
+
+def test_a_key_among_the_flags_is_not_written_down():
+    from lib import launch
+
+    assert launch.without_key(["--api-key", "s3cret", "--port", "1"]) == ["--api-key", "***", "--port", "1"]
+    assert launch.without_key(["--api-key=s3cret"]) == ["--api-key=***"]

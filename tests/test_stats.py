@@ -38,6 +38,10 @@ def test_p99_is_shown_only_when_the_sample_carries_it(n, carried):
     assert math.isfinite(p99.value) is carried
 
 
+def test_p95_is_not_shown_from_25_samples():
+    assert math.isnan(stats.summary(np.random.default_rng(0).exponential(size=25))["p95"].value)
+
+
 numbers = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200)
 
 
@@ -45,7 +49,8 @@ numbers = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200)
 @settings(max_examples=40)
 def test_summary_is_ordered_and_inside_the_data(values):
     rows = stats.summary(values)
-    assert rows["min"].value <= rows["median"].value <= rows["p95"].value * (1 + 1e-9) <= rows["max"].value * (1 + 1e-6)
+    p95 = stats.quantile(values, 0.95).value
+    assert rows["min"].value <= rows["median"].value <= p95 * (1 + 1e-9) <= rows["max"].value * (1 + 1e-6)
     mean = rows["mean"]
     assert rows["min"].value * (1 - 1e-9) <= mean.value <= rows["max"].value * (1 + 1e-9)
     assert all(e.n == len(values) for e in rows.values())
@@ -80,3 +85,8 @@ def test_a_steady_series_is_rarely_called_unstable():
 def test_wilson_interval_matches_published_values(correct, n, low, high):
     found = stats.share(correct, n)
     assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_the_mean_of_rates_is_work_over_time():
+    """100 tokens at 50/s and 100 at 100/s take 3 s together: 66.7/s, not 75."""
+    assert stats.rate_mean([50, 100]).value == pytest.approx(200 / 3)

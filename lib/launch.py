@@ -38,7 +38,7 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
     try:
         flags = shlex.split(flags) if isinstance(flags, str) else list(flags)
     except ValueError as error:
-        raise UserError(f"the flags {flags!r} cannot be read ({error}): mend the quotes")
+        raise UserError(f"the flags cannot be read ({error}): mend the quotes")
     if spec == "auto":
         spec = os.environ.get("WORKBOOK_SERVER") or "embedded"
     if spec.startswith(("http://", "https://")):

@@ -4,7 +4,7 @@ import asyncio
 import pandas as pd
 
 from lib import records
-from lib.client import Client, Request
+from lib.client import Request
 from lib.progress import progress
 from lib.rundir import RunDir
 from lib.server import Server

@@ -3,15 +3,16 @@
 Token counts come from the running usage that vLLM puts into every chunk, never from counting chunks: a
 token that adds no text makes no chunk, and one chunk may carry several tokens.
 """
-import json
 import time
 from dataclasses import dataclass, field
 
 import httpx2
+import msgspec
+import numpy as np
 import openai
 
 from lib.records import Record
-from lib.transport import StampingTransport, Stamps, stamps
+from lib.transport import Aborted, Exchange, StampingTransport, current
 
 
 @dataclass
@@ -31,48 +32,57 @@ class Client:
 
     def __init__(self, base_url: str, api_key: str | None, model: str, timeout_s: float = 120.0):
         self.model = model
+        self._transport = StampingTransport()
         self.openai = openai.AsyncOpenAI(
             base_url=base_url.rstrip("/") + "/v1",
             api_key=api_key or "none",
             max_retries=0,  # a retry would hide a failure and spoil the clock
             timeout=timeout_s,
-            http_client=httpx2.AsyncClient(transport=StampingTransport(), timeout=timeout_s),
+            http_client=httpx2.AsyncClient(transport=self._transport, timeout=timeout_s),
+            default_headers={"Accept-Encoding": "identity"},  # a compressed stream hides its tokens' times
         )
 
-    async def chat(self, request: Request, series: str = "", index: int = 0, phase: str = "measure") -> Record:
-        """Send one request and read its whole reply. Never raises for what server or network do."""
+    async def connect(self, count: int) -> None:
+        """Have `count` connections at hand, so that making them is in no figure. Raises httpx2.ConnectError."""
+        await self._transport.connect(self.openai.base_url, count)
+
+    async def chat(self, request: Request, series: str = "", index: int = 0, phase: str = "measure",
+                   exchange: Exchange | None = None) -> Record:
+        """Send one request and read its whole reply. Never raises for what server or network do.
+
+        `exchange`: how a load driver lets a request go that has been built before (see lib.transport).
+        """
         record = Record(series, index, phase, requested_tokens=request.max_tokens)
-        now = Stamps()
-        stamps.set(now)
-        extra_body = {"ignore_eos": True} if request.fixed_length else {}
+        exchange = exchange or Exchange()
+        current.set(exchange)
+        reply = _Reply(record, exchange.reads)
+        exchange.on_body = reply.feed
         try:
-            async with self.openai.chat.completions.with_streaming_response.create(
-                model=self.model,
-                messages=request.messages,
-                max_tokens=request.max_tokens,
-                temperature=request.temperature,
-                seed=request.seed,
-                stream=True,
-                stream_options={"include_usage": True, "continuous_usage_stats": True},
-                extra_body=extra_body | request.extra,
-            ) as response:
-                record.sent, record.status = now.wrote, response.status_code
-                reply = _Reply(record)
-                async for data in response.iter_bytes():
-                    reply.feed(data, now.read)
-                reply.end()
+            # openai's general call: its typed one walks every parameter in Python, 0.3 ms a request.
+            response = await self.openai.post("/chat/completions", cast_to=httpx2.Response, body=self.body(request))
+            if "content-encoding" in response.headers:
+                _fail(record, "garbage", f"the reply is compressed ({response.headers['content-encoding']}), "
+                      "so that its tokens cannot be told apart: turn compression off in the proxy")
+            reply.end()
         except openai.APIStatusError as error:
-            record.status = error.status_code
             _fail(record, "http", f"HTTP {error.status_code}: {server_message(error)}")
-        except (openai.APITimeoutError, httpx2.TimeoutException):
-            _fail(record, "timeout", "silence for longer than the time limit")
         except (openai.APIConnectionError, httpx2.TransportError) as error:
-            cause = error.__cause__ or error
-            _fail(record, "refused" if isinstance(cause, httpx2.ConnectError) else "reset", repr(cause))
-        record.done = time.monotonic()
-        record.sent = record.sent if record.sent is not None else now.wrote
-        record.reads = [[round(t - record.sent, 6), n] for t, n in record.reads]
+            _fail(record, *_network_fault(error))
+        record.status, record.sent = exchange.status, exchange.sent
+        record.done = exchange.ended or time.monotonic()
+        reply.close()
         return record
+
+    def body(self, request: Request) -> dict:
+        """What is sent as JSON: the same request gives the same bytes."""
+        body = {"model": self.model, "messages": request.messages, "max_tokens": request.max_tokens,
+                "temperature": request.temperature, "stream": True,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+        if request.seed is not None:
+            body["seed"] = request.seed
+        if request.fixed_length:
+            body["ignore_eos"] = True
+        return body | request.extra
 
     async def close(self) -> None:
         await self.openai.close()
@@ -84,72 +94,139 @@ class Client:
         await self.close()
 
 
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    """The fields of a chunk that are read; the rest is skipped over."""
+
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: object = None
+    sent_at: float | None = None  # the metronome's
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
 class _Reply:
-    """Server-sent events -> the fields of a record."""
+    """Server-sent events -> the fields of a record.
 
-    def __init__(self, record: Record):
-        self._record = record
-        self._rest = b""
-        self._ended = False
-        self._usage_seen = False
+    `reads`: (instant, length of the body so far) of every read. Bytes may be fed in any pieces: an event came
+    with the read that brought its last byte.
+    """
 
-    def feed(self, data: bytes, read_at: float) -> None:
-        """`data`: bytes of the body, cut anywhere; `read_at`: when the socket's read returned them."""
+    def __init__(self, record: Record, reads: list):
+        self._record, self._reads = record, reads
+        self._rest, self._offset, self._read = b"", 0, 0
+        self._texts: list[str] = []
+        self._times: list[float] = []
+        self._counts: list[int] = []
+        self._sent_at: list[float] = []
+        self._ended = self._usage_seen = False
+
+    def feed(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            line = line.strip()
-            if line.startswith(b"data:"):
-                self._event(line[5:].strip(), read_at)
-            elif line and not line.startswith(b":") and b":" not in line[:8]:
-                _fail(self._record, "garbage", line[:200].decode("utf-8", "replace"))
+            self._offset += len(line) + 1
+            self._line(line)
 
-    def _event(self, payload: bytes, read_at: float) -> None:
+    def _line(self, line: bytes) -> None:
+        if line.startswith(b"data:"):
+            self._event(line[5:].strip())
+        elif (line := line.strip()) and not line.startswith(b":") and b":" not in line[:8]:
+            _fail(self._record, "garbage", line[:200].decode("utf-8", "replace"))
+
+    def _event(self, payload: bytes) -> None:
         record = self._record
         if payload == b"[DONE]":
             self._ended = True
             return
         try:
-            event = json.loads(payload)
-            if event.get("error"):
-                _fail(record, "stream", _text_of(event["error"]))
-                return
-            for choice in event.get("choices") or ():
-                record.text += (choice.get("delta") or {}).get("content") or ""
-                record.finish = choice.get("finish_reason") or record.finish
-            usage = event.get("usage") or {}
-            total = usage.get("completion_tokens")
-            record.prompt_tokens = usage.get("prompt_tokens", record.prompt_tokens)
-        except (ValueError, AttributeError, TypeError):
+            chunk = _decode(payload)
+        except msgspec.MsgspecError:
             _fail(record, "garbage", payload[:200].decode("utf-8", "replace"))
             return
-        if isinstance(total, int):
-            self._usage_seen = True
-            self._count(total, read_at)
-
-    def _count(self, total: int, read_at: float) -> None:
-        record = self._record
-        new = total - record.output_tokens
-        if new <= 0:
+        if chunk.error:
+            _fail(record, "stream", _text_of(chunk.error))
             return
-        record.output_tokens = total
-        record.first = record.first if record.first is not None else read_at
-        record.last = read_at
-        if record.reads and record.reads[-1][0] == read_at:
-            record.reads[-1][1] += new  # the same read brought several events
-        else:
-            record.reads.append([read_at, new])
+        for choice in chunk.choices or ():
+            if choice.delta and choice.delta.content:
+                self._texts.append(choice.delta.content)
+            if choice.finish_reason:
+                record.finish = choice.finish_reason
+        if (usage := chunk.usage) is None or usage.completion_tokens is None:
+            return
+        self._usage_seen = True
+        record.prompt_tokens = usage.prompt_tokens
+        if usage.completion_tokens > record.output_tokens:
+            self._count(usage.completion_tokens - record.output_tokens, chunk.sent_at)
+
+    def _count(self, new: int, sent_at: float | None) -> None:
+        record, reads = self._record, self._reads
+        while reads[self._read][1] < self._offset and self._read < len(reads) - 1:
+            self._read += 1
+        read_at = reads[self._read][0]
+        record.output_tokens += new
+        if self._times and self._times[-1] == read_at:
+            self._counts[-1] += new  # the same read brought several events
+            return
+        self._times.append(read_at)
+        self._counts.append(new)
+        if sent_at is not None:
+            self._sent_at.append(sent_at)
 
     def end(self) -> None:
+        """The body is complete."""
+        if self._rest:
+            self._line(self._rest)
         if not self._ended:
             _fail(self._record, "truncated", "the stream ended without [DONE]")
         elif not self._usage_seen:
             _fail(self._record, "no_usage", "no chunk carried a usage field")
+
+    def close(self) -> None:
+        """Fill in what the record holds of the whole reply, as far as it came."""
+        record = self._record
+        record.text = "".join(self._texts)
+        if self._times:
+            record.first, record.last = self._times[0], self._times[-1]
+            record.reads = list(zip(_since(record.sent, self._times), self._counts))
+            record.sent_at = _since(record.sent, self._sent_at)
+
+
+def _since(zero: float, times: list) -> list[float]:
+    return np.round(np.array(times) - zero, 6).tolist()
 
 
 def _fail(record: Record, kind: str, message: str) -> None:
     """The first fault is kept: what follows it is its consequence."""
     if record.error is None:
         record.error, record.message = kind, message[:500]
+
+
+def _network_fault(error: Exception) -> tuple[str, str]:
+    """Kind and message of what openai or httpx2 raised."""
+    cause = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
+    if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+        return "refused", repr(cause)
+    if isinstance(cause, Aborted):
+        return "aborted", "broken off by the client: the series was stopped"
+    if isinstance(cause, httpx2.TimeoutException):
+        return "timeout", "silence for longer than the time limit"
+    return "reset", repr(cause)
 
 
 def server_message(error: openai.APIStatusError) -> str:

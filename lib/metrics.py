@@ -40,15 +40,13 @@ def measured(frame: pd.DataFrame) -> pd.DataFrame:
 def inter_token(frame: pd.DataFrame) -> tuple[np.ndarray, float]:
     """ITL of every token after a request's first read, s, and the share of reads that brought several
     tokens (their true gaps cannot be told apart). The first read has no gap before it."""
-    gaps, several, reads_seen = [], 0, 0
+    gaps, several, reads_seen = [np.array([])], 0, 0
     for reads in measured(frame)["reads"]:
-        times = [t for t, _ in reads]
-        counts = [n for _, n in reads]
-        reads_seen += len(reads)
-        several += sum(n > 1 for n in counts)
-        for gap, n in zip(np.diff(times), counts[1:]):
-            gaps.extend([gap / n] * n)
-    return np.array(gaps), (several / reads_seen if reads_seen else float("nan"))
+        times, counts = reads[:, 0], reads[:, 1].astype(int)
+        reads_seen += len(counts)
+        several += int((counts > 1).sum())
+        gaps.append(np.repeat(np.diff(times) / counts[1:], counts[1:]))
+    return np.concatenate(gaps), (several / reads_seen if reads_seen else float("nan"))
 
 
 def denominators(frame: pd.DataFrame) -> dict:

@@ -1,9 +1,10 @@
 """The record: one row per request that was sent, whatever became of it. JSONL in, DataFrame out."""
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pandas as pd
 
 # What a record may say in `error`. An error is a row, never an exception that ends the run.
@@ -15,6 +16,7 @@ ERROR_KINDS = {
     "stream": "an error object came inside a reply with status 200",
     "truncated": "the reply ended without its end marker",
     "garbage": "the reply was not the event stream that was asked for",
+    "aborted": "this side broke it off, because the series was stopped",
     "no_usage": "the reply did not say how many tokens it holds",
 }
 
@@ -23,7 +25,8 @@ ERROR_KINDS = {
 class Record:
     """One request and its reply. Times are seconds on this machine's monotonic clock.
 
-    `reads` holds one pair per read that brought tokens: seconds after `sent`, tokens that it brought.
+    `reads` holds one pair per read that brought tokens: seconds after `sent`, tokens that it brought. `sent_at`
+    holds, per read, when the server sent its first token, where the server tells (the metronome does).
     """
 
     series: str
@@ -34,6 +37,8 @@ class Record:
     last: float | None = None  # the read that brought the last output token
     done: float | None = None  # the end of the reply, or of the attempt
     reads: list = field(default_factory=list)
+    sent_at: list = field(default_factory=list)
+    scheduled: float | None = None  # open loop: when the request was to be sent
     requested_tokens: int | None = None
     prompt_tokens: int | None = None
     output_tokens: int = 0
@@ -48,16 +53,16 @@ FIELDS = [f.name for f in dataclasses.fields(Record)]
 
 
 class Sink:
-    """Appends records to a JSONL file as they end, so that a cut-off run keeps what it has."""
+    """Appends records to a JSONL file as they end, so that a cut-off run keeps what it has. Several processes may
+    append to one file: a line is one write."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, record: Record) -> None:
-        self._file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._file.write(msgspec.json.encode(record) + b"\n")
 
     def close(self) -> None:
         self._file.close()
@@ -73,12 +78,12 @@ def read(path: Path) -> pd.DataFrame:
     """The records of a JSONL file, one row each. A torn last line (a run cut off) is left out and counted
     in `frame.attrs["torn_lines"]`."""
     rows, torn = [], 0
-    with Path(path).open(encoding="utf-8", errors="replace") as lines:
+    with Path(path).open("rb") as lines:
         for line in lines:
             try:
-                row = json.loads(line)
+                row = msgspec.json.decode(line)
                 rows.append({name: row.get(name) for name in FIELDS})
-            except (json.JSONDecodeError, AttributeError):
+            except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
                 torn += 1
     frame = to_frame(rows)
     frame.attrs["torn_lines"] = torn
@@ -89,6 +94,8 @@ def to_frame(rows: list) -> pd.DataFrame:
     """Records or dicts -> DataFrame with one column per field, in the order of sending."""
     rows = [dataclasses.asdict(r) if isinstance(r, Record) else r for r in rows]
     frame = pd.DataFrame(rows, columns=FIELDS)
-    numeric = ["index", "sent", "first", "last", "done", "requested_tokens", "prompt_tokens", "output_tokens"]
+    # Pairs as lists of lists take ten times the memory of an array.
+    frame["reads"] = [np.asarray(r if r is not None else [], dtype=float).reshape(-1, 2) for r in frame["reads"]]
+    numeric = ["index", "scheduled", "sent", "first", "last", "done", "requested_tokens", "prompt_tokens", "output_tokens"]
     frame[numeric] = frame[numeric].apply(pd.to_numeric, errors="coerce")
     return frame.sort_values(["sent", "index"], na_position="last", ignore_index=True)

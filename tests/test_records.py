@@ -12,7 +12,7 @@ def test_rows_come_back_as_they_were_written(tmp_path):
             sink.write(row)
     frame = records.read(tmp_path / "a" / "s.jsonl")
     assert frame["index"].tolist() == [2, 1, 0], "rows stand in the order of sending"
-    assert frame["text"].iloc[0] == rows[0].text and frame["reads"].iloc[0] == [[0.5, 2]]
+    assert frame["text"].iloc[0] == rows[0].text and frame["reads"].iloc[0].tolist() == [[0.5, 2.0]]
     assert frame.attrs["torn_lines"] == 0
 
 

@@ -1,38 +1,177 @@
-"""Drives requests through a client and writes each record to disk as it ends."""
+"""Drives requests at a server from worker processes, and gathers their records.
+
+Every worker appends its rows to one file as they end; here only short reports of them pass by, so that memory
+does not grow with the length of a series. The workers share one clock (monotonic is the machine's) and start
+at one instant.
+"""
 import asyncio
+import atexit
+import subprocess
+import sys
+import time
+from multiprocessing import Pipe
 
 import pandas as pd
 
-from lib import records
-from lib.client import Request
+from lib import ROOT, calibration, records, stats
+from lib.driver import Plan
+from lib.errors import UserError
 from lib.progress import progress
-from lib.rundir import RunDir
-from lib.server import Server
+from lib.shapes import Closed, Shape
+
+START_IN_S = 0.1  # from "go" to the first request: time for the message to reach every worker
 
 
-async def closed_loop(
-    server: Server, run: RunDir, series: str, requests: list[Request], concurrency: int = 1, warmup: int = 0
+class _Worker:
+    """One worker process and this end of its pipe."""
+
+    def __init__(self):
+        self.pipe, theirs = Pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lib.worker", str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            cwd=ROOT, start_new_session=True, stdin=subprocess.DEVNULL)
+        theirs.close()
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        self.pipe.close()
+
+
+_workers: list[_Worker] = []  # kept from one series to the next: a start takes a second
+
+
+def workers(count: int) -> list[_Worker]:
+    """`count` worker processes, those of earlier series first."""
+    _workers[:] = [w for w in _workers if w.alive()]
+    while len(_workers) < count:
+        _workers.append(_Worker())
+    return _workers[:count]
+
+
+@atexit.register
+def close_workers() -> None:
+    for worker in _workers:
+        worker.close()
+    _workers.clear()
+
+
+async def run(
+    server, path, series: str, workload, shape: Shape | int, *, count: int | None = None,
+    seconds: float | None = None, narrow: float | None = None, warmup: int = 0, seed: int = 1,
+    processes: int | None = None, timeout_s: float = 120.0, quiet: bool = False,
 ) -> pd.DataFrame:
-    """Keep `concurrency` requests in flight until all are answered; the first `warmup` are marked as such.
+    """Send a workload's requests in a shape -> the records, failures included; also in `path`, line by line.
 
-    Returns the records of this series as a DataFrame, failures included. They are also in
-    `run.requests_file(series)`, one line per request, from the moment each one ended.
+    workload: workload[i] gives the i-th lib.client.Request; a list will do. shape: lib.shapes, or a number for
+    a closed loop of so many streams. It ends after `count` requests (a list's length unless told), after
+    `seconds`, or when the interval of the mean TPOT and of the mean TTFT is within ± `narrow` (0.02: 2 %),
+    whichever comes first. The first `warmup` requests are marked as such. processes: None chooses from this
+    machine's calibration. `attrs["client"]` of the frame holds how each worker fared (see lib.driver).
     """
-    waiting = list(enumerate(requests))[::-1]
-    done = []
-    with records.Sink(run.new_requests_file(series)) as sink, progress(len(requests), series, "requests") as bar:
-        async with server.client() as client:
+    shape = Closed(shape) if isinstance(shape, int) else shape
+    if count is None and hasattr(workload, "__len__"):
+        count = len(workload)
+    if count is None and seconds is None and narrow is None:
+        raise UserError(f"series {series!r} would never end: give count, seconds or narrow")
+    if processes is None:
+        processes = calibration.processes_for(shape)
+    if isinstance(shape, Closed):
+        processes = min(processes, shape.concurrency)
+    plans = [Plan(server.url, server.api_key, server.model, timeout_s, series, path, workload, shape, count, seconds,
+                  warmup, seed, part, processes) for part in range(processes)]
+    start = path.stat().st_size if path.exists() else 0
+    with progress(count, series, "requests", quiet) as bar:
+        health = await _carry_out(plans, workers(processes), _Watch(bar, narrow, warmup))
+    frame = records.read(path, start)
+    frame.attrs |= {"client": health, "shape": str(shape), "concurrency": getattr(shape, "concurrency", None)}
+    return frame
 
-            async def worker():
-                while waiting:
-                    index, request = waiting.pop()
-                    phase = "warmup" if index < warmup else "measure"
-                    record = await client.chat(request, series, index, phase)
-                    sink.write(record)
-                    done.append(record)
-                    failed = sum(r.error is not None for r in done)
-                    bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
-                    bar.update()
 
-            await asyncio.gather(*(worker() for _ in range(concurrency)))
-    return records.to_frame(done)
+class _Watch:
+    """Looks at the reports as they come: draws the bar, and says when the interval is narrow enough."""
+
+    def __init__(self, bar, narrow: float | None, warmup: int):
+        self._bar, self._narrow, self._warmup = bar, narrow, warmup
+        self._failed, self._next_look = 0, stats.FIRST_LOOK
+        self._ttft: list[float] = []
+        self._tpot: list[float] = []
+
+    def rows(self, rows: list[tuple]) -> None:
+        for _, phase, ttft, tpot, _, error in rows:
+            self._failed += error is not None
+            if phase == "measure" and ttft is not None and tpot is not None:
+                self._ttft.append(ttft)
+                self._tpot.append(tpot)
+        self._bar.set_postfix_str(f"{self._failed} failed" if self._failed else "", refresh=False)
+        self._bar.update(len(rows))
+
+    def enough(self) -> bool:
+        if self._narrow is None or len(self._tpot) < self._next_look:
+            return False
+        self._next_look = int(len(self._tpot) * stats.LOOK_GROWTH)
+        return all(stats.narrow_enough(values, self._narrow) for values in (self._ttft, self._tpot))
+
+
+async def _carry_out(plans: list[Plan], team: list[_Worker], watch: _Watch) -> list[dict]:
+    inbox: asyncio.Queue = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def read(worker: _Worker):
+        try:
+            inbox.put_nowait((worker, worker.pipe.recv()))
+        except (EOFError, OSError):
+            loop.remove_reader(worker.pipe.fileno())
+            inbox.put_nowait((worker, ("fault", "it ended in the middle of its work")))
+
+    def tell(word):
+        for worker in team:
+            worker.pipe.send(word)
+
+    for worker, plan in zip(team, plans):
+        worker.pipe.send(plan)
+        loop.add_reader(worker.pipe.fileno(), read, worker)
+    ready, health, stopping = 0, [], False
+    try:
+        while len(health) < len(team):
+            worker, word = await inbox.get()
+            if word == "ready":
+                ready += 1
+                if ready == len(team):
+                    tell(("go", time.monotonic() + START_IN_S))
+            elif word[0] == "rows":
+                watch.rows(word[1])
+                if not stopping and watch.enough():
+                    stopping = True
+                    tell("stop")
+            elif word[0] == "health":
+                health.append(word[1])
+            else:
+                raise UserError(f"a load worker failed: {word[1].strip().splitlines()[-1]}")
+    except BaseException:  # Ctrl-C too: what is in flight becomes rows before the cell ends
+        await asyncio.shield(_break_off(team, inbox, len(health)))
+        raise
+    finally:
+        for worker in team:
+            if not worker.pipe.closed:
+                loop.remove_reader(worker.pipe.fileno())
+    return sorted(health, key=lambda h: h["part"])
+
+
+async def _break_off(team: list[_Worker], inbox: asyncio.Queue, ended: int) -> None:
+    for worker in team:
+        try:
+            worker.pipe.send("abort")
+        except OSError:
+            ended += 1
+    try:
+        async with asyncio.timeout(3):
+            while ended < len(team):
+                _, word = await inbox.get()
+                ended += word[0] in ("health", "fault")
+    except TimeoutError:
+        pass
+    for worker in team:  # their pipes may hold half a conversation
+        worker.close()
+        _workers.remove(worker)

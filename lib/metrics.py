@@ -1,6 +1,7 @@
 """Records -> metrics. Pure: DataFrames in, DataFrames and numbers out. The formulas are product terms:
 
-    TTFT = first - sent                     time to the first token, s
+    TTFT = first - sent                     time to the first token, s; open loop: first - scheduled, so that
+                                            a client that is late cannot hide a queue
     TPOT = (last - first) / (n - 1)         mean time per output token after the first, s
     decode speed = 1 / TPOT                 tokens/s
     whole time = done - sent                s
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 METRICS = {  # column -> (name, unit in tables, factor from the column's unit, formula)
-    "ttft_s": ("TTFT", "ms", 1000, "first − sent"),
+    "ttft_s": ("TTFT", "ms", 1000, "first − sent; open loop: first − scheduled"),
     "tpot_s": ("TPOT", "ms", 1000, "(last − first) / (n − 1)"),
     "decode_tps": ("decode speed", "tokens/s", 1, "1 / TPOT; its mean is 1 / mean TPOT"),
     "total_s": ("whole time", "ms", 1000, "done − sent"),
@@ -24,7 +25,7 @@ def per_request(frame: pd.DataFrame) -> pd.DataFrame:
     out = frame.copy()
     n = out["output_tokens"].astype(float)
     good = out["error"].isna() & (n > 0)
-    out["ttft_s"] = (out["first"] - out["sent"]).where(good)
+    out["ttft_s"] = (out["first"] - out["scheduled"].fillna(out["sent"])).where(good)
     out["tpot_s"] = ((out["last"] - out["first"]) / (n - 1)).where(good & (n > 1))
     out["decode_tps"] = 1 / out["tpot_s"].where(out["tpot_s"] > 0)
     out["total_s"] = (out["done"] - out["sent"]).where(good)
@@ -35,6 +36,45 @@ def per_request(frame: pd.DataFrame) -> pd.DataFrame:
 def measured(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that count: sent after the warm-up, and answered."""
     return frame[(frame["phase"] == "measure") & frame["error"].isna()]
+
+
+def steady_window(frame: pd.DataFrame, concurrency: int | None = None) -> tuple[float, float]:
+    """(begin, end) of the time in which the intended load was in flight, s, monotonic; NaN if it never was.
+
+    Closed loop: from the instant at which `concurrency` requests were first in flight to the last at which they
+    were. Open loop (None): from the first reply's end, when requests overlap as they will, to the last request.
+    """
+    sent = frame["sent"].dropna()
+    if sent.empty:
+        return float("nan"), float("nan")
+    if concurrency is None:
+        return min(frame["done"].min(), sent.max()), sent.max()
+    rows = frame[frame["sent"].notna()]
+    instants = np.concatenate([rows["sent"], rows["done"]])
+    change = np.repeat([1, -1], len(rows))
+    order = np.lexsort((-change, instants))  # at one instant, a request that begins stands before one that ends
+    in_flight = np.cumsum(change[order])
+    full = np.flatnonzero(in_flight >= concurrency)
+    if not len(full):
+        return float("nan"), float("nan")
+    return float(instants[order][full[0]]), float(instants[order][min(full[-1] + 1, len(order) - 1)])
+
+
+def inside(frame: pd.DataFrame, window: tuple[float, float]) -> pd.DataFrame:
+    """The requests that were sent and answered within a window."""
+    return frame[(frame["sent"] >= window[0]) & (frame["done"] <= window[1])]
+
+
+def throughput(frame: pd.DataFrame, window: tuple[float, float]) -> float:
+    """Tokens that arrived within a window / its length, tokens/s, those of failed requests too: they came."""
+    began, ended = window
+    if not ended > began:
+        return float("nan")
+    tokens = 0.0
+    for sent, reads in zip(frame["sent"], frame["reads"]):
+        at = reads[:, 0] + sent
+        tokens += reads[(at > began) & (at <= ended), 1].sum()
+    return tokens / (ended - began)
 
 
 def inter_token(frame: pd.DataFrame) -> tuple[np.ndarray, float]:

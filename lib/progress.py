@@ -45,11 +45,14 @@ def _in_kernel() -> bool:
     return hasattr(shell, "kernel")
 
 
-def progress(total: int | None, description: str, unit: str = "") -> tqdm:
-    """A bar over `total` units, also a context manager. Without a total it shows the time that has passed."""
+def progress(total: int | None, description: str, unit: str = "", quiet: bool = False) -> tqdm:
+    """A bar over `total` units, also a context manager. Without a total it shows the time that has passed, and
+    what has been counted, if there is a unit."""
     look = {"desc": description, "unit": f" {unit}", "total": total}
     if total is None:
-        look["bar_format"] = "{desc}: {elapsed}"
+        look["bar_format"] = "{desc}: {n} {unit}, {elapsed} {postfix}" if unit else "{desc}: {elapsed}"
+    if quiet:
+        return tqdm(**look, disable=True)
     if _in_kernel():
         return tqdm(**look, file=_DisplayLine(), ascii=" ▁▂▃▄▅▆▇█", ncols=100)
     return tqdm(**look, file=sys.stderr, dynamic_ncols=True)

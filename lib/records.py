@@ -74,11 +74,12 @@ class Sink:
         self.close()
 
 
-def read(path: Path) -> pd.DataFrame:
-    """The records of a JSONL file, one row each. A torn last line (a run cut off) is left out and counted
+def read(path: Path, start: int = 0) -> pd.DataFrame:
+    """The records of a JSONL file from byte `start` on, one row each. A torn last line (a run cut off) is left out and counted
     in `frame.attrs["torn_lines"]`."""
     rows, torn = [], 0
     with Path(path).open("rb") as lines:
+        lines.seek(start)
         for line in lines:
             try:
                 row = msgspec.json.decode(line)

@@ -53,7 +53,7 @@ def effective_n(values, fitted: int = 1) -> float:
 
     tau = 1 + 2 * (sum of the autocorrelations), the larger of two estimates: that of an AR(1) process with the
     lag-1 correlation freed of its bias (Marriott and Pope, Biometrika 41, 1954), best in short series, and the
-    initial monotone sequence (Geyer, Practical Markov chain Monte Carlo, 1992), which sees slower waves too.
+    initial monotone sequence (Geyer, Statistical Science 7, 1992), which sees slower waves too.
     Where the lag-1 correlation is below its standard error, 1 / sqrt(n), none is shown and n is the answer;
     an alternating series, too, counts as n. `fitted`: parameters taken out of the series: 1 its mean, 2 a line.
     """
@@ -77,7 +77,7 @@ def effective_n(values, fitted: int = 1) -> float:
 
 def _bca(x: np.ndarray, seed: int) -> tuple[float, float]:
     """Ends of the BCa interval of the mean of independent x. scipy's keeps an n * n jackknife; that of a mean
-    has a closed form. Large n: Hall, The Bootstrap and Edgeworth Expansion, 1992, section 3.6, the same to the
+    has a closed form. Large n: Hall, The Bootstrap and Edgeworth Expansion, 1992: the same to the
     second order."""
     n, centre = len(x), x.mean()
     deviations = (x - centre) / np.abs(x - centre).max()
@@ -142,7 +142,7 @@ def quantile(values, q: float) -> Estimate:
     """Quantile q in (0, 1) with the narrowest-rank interval whose coverage is at least LEVEL.
 
     The rank of the true quantile among n samples is binomial(n, q). In a dependent series it spreads as among the
-    effective_n of "lies below the quantile" (Sen, Sankhya A 34, 1972: quantiles of dependent samples), and the
+    effective_n of "lies below the quantile" (Sen, J. Multivariate Analysis 2, 1972), and the
     ranks are scaled up from there. Few samples lie above a p99, and two of them side by side are soon chance:
     the series counts as dependent only where its values show it, too. Where the sample holds no rank that is
     high (or low) enough, that end is NaN: see `samples_needed`.

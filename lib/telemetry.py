@@ -1,0 +1,351 @@
+"""What the server, its GPU and this machine did while a series ran.
+
+Before and after a series the server's whole /metrics is read; while it runs, every `interval_s`, only eight
+numbers of it, so that watching does not become part of what is watched. One reading cost, with vLLM 0.32 and
+the embedded model on two shared cores:
+
+    the whole text, 55 kB    server 4.5 ms of CPU, here 0.8 ms to read and 7 ms to parse
+    the eight numbers        server 0.4 ms of CPU, here 0.4 ms to read and 0.1 ms to parse
+
+that is less than 0.1 % of a core at one reading a second. What each reading took is in its row, `scrape_ms`.
+A server without metrics, or a machine without GPU, is normal: those columns are then empty.
+"""
+import asyncio
+import json
+import math
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+import httpx2
+import pandas as pd
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from lib import machine
+from lib.server import Server, headers
+
+TIMEOUT_S = 5.0  # the longest that one reading may take
+SETTLE = (10, 0.1)  # times, s: how long a snapshot waits for the last request's numbers to be entered
+
+COLUMNS = {  # column of the samples -> vLLM's metric; the first three are gauges, the others grow
+    "running": "vllm:num_requests_running",
+    "waiting": "vllm:num_requests_waiting",
+    "kv_usage": "vllm:kv_cache_usage_perc",  # 0 to 1, of the fullest engine
+    "prompt_tokens": "vllm:prompt_tokens_total",
+    "generation_tokens": "vllm:generation_tokens_total",
+    "prefix_queries": "vllm:prefix_cache_queries_total",  # tokens
+    "prefix_hits": "vllm:prefix_cache_hits_total",  # tokens
+    "preemptions": "vllm:num_preemptions_total",
+}
+MACHINE_COLUMNS = ("time", "scrape_ms", "cpu_pct", "client_cores")
+
+
+# -- /metrics -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Histogram:
+    """Sum and count are exact; of a quantile only the bucket is known."""
+
+    sum: float = 0.0
+    count: float = 0.0
+    buckets: dict = field(default_factory=dict)  # upper edge -> observations at or below it
+
+    @property
+    def mean(self) -> float:
+        return self.sum / self.count if self.count else math.nan
+
+    def _combined(self, other: "Histogram", sign: int) -> "Histogram":
+        edges = sorted(self.buckets.keys() | other.buckets.keys())
+        return Histogram(self.sum + sign * other.sum, self.count + sign * other.count,
+                         {e: self.buckets.get(e, 0) + sign * other.buckets.get(e, 0) for e in edges})
+
+    def __add__(self, other):
+        return self._combined(other, 1)
+
+    def __sub__(self, other):
+        return self._combined(other, -1)
+
+    def quantile_range(self, q: float) -> tuple[float, float]:
+        """Between which bucket edges numpy's quantile of the observations lies; NaN without observations."""
+        if self.count <= 0 or not self.buckets:
+            return math.nan, math.nan
+        rank = (self.count - 1) * q  # numpy interpolates between the two observations around this one
+        edges = [0.0, *sorted(self.buckets)]
+        above = [e for e in edges[1:] if self.buckets[e] >= math.floor(rank) + 1]
+        below = [e for e in edges[1:] if self.buckets[e] >= math.ceil(rank) + 1]
+        return edges[edges.index(above[0]) - 1], below[0]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The numbers of one model at one instant, engines taken together; false when the server showed none.
+
+    `after - before` is what happened in between: counters and histograms are differences, gauges are those of
+    `after`. `restarted`: a difference that means nothing, since the counters began anew. Keys of `values` and
+    `histograms` are (name, labels), `labels` without engine and model.
+    """
+
+    values: dict = field(default_factory=dict)
+    histograms: dict = field(default_factory=dict)
+    gauges: frozenset = frozenset()
+    restarted: bool = False
+
+    def __bool__(self):
+        return bool(self.values or self.histograms)
+
+    def get(self, name: str, **labels) -> float | None:
+        """The sum of a counter or gauge over all label sets that include `labels`; None where not shown."""
+        found = [v for (n, has), v in self.values.items() if n == name and labels.items() <= set(has)]
+        return sum(found) if found else None
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """A counter by the values of one label: `by("vllm:request_success_total", "finished_reason")`."""
+        options = {dict(has)[label] for (n, has) in self.values if n == name and label in dict(has)}
+        return {option: self.get(name, **{label: option}) for option in sorted(options)}
+
+    def histogram(self, name: str) -> Histogram | None:
+        found = [h for (n, _), h in self.histograms.items() if n == name]
+        return sum(found, Histogram()) if found else None
+
+    def __sub__(self, before: "Snapshot") -> "Snapshot":
+        values = {key: v if key[0] in self.gauges else v - before.values.get(key, 0) for key, v in self.values.items()}
+        histograms = {key: h - before.histograms.get(key, Histogram()) for key, h in self.histograms.items()}
+        start = "process_start_time_seconds"
+        fell = any(v < 0 for key, v in values.items() if key[0] not in self.gauges)
+        fell = fell or any(h.count < 0 for h in histograms.values())
+        return Snapshot(values, histograms, self.gauges, fell or self.get(start) != before.get(start))
+
+
+def parse(text: str, model: str | None = None) -> Snapshot:
+    """The text of /metrics -> Snapshot; an empty one for anything else.
+
+    Of several models only `model` counts; a single one counts under whatever name (a proxy may rename it).
+    Over engines counters and numbers of requests are summed, and of usages the highest is taken.
+    """
+    try:
+        families = list(text_string_to_metric_families(text))
+    except (ValueError, IndexError, KeyError):  # a web page, say
+        return Snapshot()
+    models = {s.labels["model_name"] for f in families for s in f.samples if "model_name" in s.labels}
+    wanted = model if model in models or len(models) > 1 else next(iter(models), None)
+    values, parts, gauges = {}, {}, set()
+    for family in families:
+        for sample in family.samples:
+            if sample.labels.get("model_name", wanted) != wanted or sample.name.endswith("_created"):
+                continue
+            own = {k: v for k, v in sample.labels.items() if k not in ("model_name", "engine", "le")}
+            key = (sample.name, tuple(sorted(own.items())))
+            if family.type == "histogram":
+                part = sample.name.removeprefix(family.name)  # _sum, _count, _bucket
+                one = parts.setdefault((family.name, key[1]), {"_sum": 0.0, "_count": 0.0, "_bucket": {}})
+                if part == "_bucket":
+                    edge = float(sample.labels["le"])
+                    one[part][edge] = one[part].get(edge, 0) + sample.value
+                elif part in one:
+                    one[part] += sample.value
+                continue
+            if family.type != "counter":
+                gauges.add(sample.name)
+            highest = sample.name.endswith("_perc")
+            values[key] = max(values.get(key, 0), sample.value) if highest else values.get(key, 0) + sample.value
+    histograms = {key: Histogram(p["_sum"], p["_count"], p["_bucket"]) for key, p in parts.items()}
+    return Snapshot(values, histograms, frozenset(gauges))
+
+
+class _Metrics:
+    """Reads the metrics of one server over one kept connection; empty where that fails, never an exception."""
+
+    def __init__(self, server: Server):
+        # Not Server.get: it opens a connection and loads the certificates anew, 25 ms of this processor.
+        self._http = httpx2.Client(headers=headers(server.api_key), timeout=TIMEOUT_S)
+        self._url, self._model = server.url, server.model
+        # vLLM answers /metrics/ (with the slash) by prometheus_client's own application, which knows name[].
+        self._few = "/metrics/?" + urlencode([("name[]", name) for name in COLUMNS.values()])
+        self._shown = True
+
+    def text(self, path: str = "/metrics") -> str:
+        try:
+            reply = self._http.get(self._url + path)
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError):
+            return ""
+        return reply.text if reply.status_code == 200 else ""
+
+    def settled(self) -> tuple[str, Snapshot]:
+        """The whole text when nothing is in flight (or after a second): the API server enters a request's last
+        numbers only after it has handed on the last token."""
+        for _ in range(SETTLE[0]):
+            text = self.text()
+            snapshot = parse(text, self._model)
+            if not (snapshot.get(COLUMNS["running"]) or snapshot.get(COLUMNS["waiting"])):
+                break
+            time.sleep(SETTLE[1])
+        self._shown = COLUMNS["running"] in text  # else it is left in peace while the series runs
+        return text, snapshot
+
+    def few(self) -> Snapshot:
+        """The numbers of COLUMNS, while a series runs."""
+        if not self._shown:
+            return Snapshot()
+        text = self.text(self._few)
+        if text and COLUMNS["running"] not in text:  # a proxy, or metrics of several API servers: ask for all
+            self._few = "/metrics"
+            text = self.text()
+        # Parsing holds the interpreter, and the client's event loop with it: only what is wanted is parsed.
+        wanted = tuple(COLUMNS.values())
+        lines = [line for line in text.splitlines() if line.removeprefix("# TYPE ").startswith(wanted)]
+        return parse("\n".join(lines) + "\n", self._model)
+
+    def close(self) -> None:
+        self._http.close()
+
+
+# -- machine and GPU ----------------------------------------------------------------------------
+# Bits of NVML's clocks event reasons (nvml.h). Bit 0, an idle GPU, holds nothing back and is left out.
+THROTTLE_WORDS = {
+    0x02: "clocks set by the user", 0x04: "power cap", 0x08: "hardware slowdown", 0x10: "sync boost",
+    0x20: "heat, by the driver", 0x40: "heat, by the hardware", 0x80: "power brake", 0x100: "display clocks",
+}
+
+
+def throttle_words(reasons: int) -> str:
+    """NVML's bits -> what held the clocks down, joined by ";"; empty when nothing did."""
+    known = [word for bit, word in THROTTLE_WORDS.items() if reasons & bit]
+    rest = reasons & ~(0x01 | sum(THROTTLE_WORDS))
+    return "; ".join(known + ([f"reason {rest:#x}"] if rest else []))
+
+
+class Gpus:
+    """All NVIDIA GPUs of this machine; `sample` is empty where there is none. `nvml`: pynvml, or like it."""
+
+    def __init__(self, nvml=None):
+        if nvml is None and machine.gpus():  # which has also initialised NVML
+            import pynvml as nvml
+        self._nvml = nvml
+        self._handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())] if nvml else []
+
+    def sample(self) -> dict:
+        """`gpu0.power_w` and so on; what a GPU does not tell (as in a partition of one) is left out."""
+        nvml, row = self._nvml, {}
+        for index, gpu in enumerate(self._handles):
+            for column, read in {
+                "memory_gib": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / machine.GIB,
+                "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+                "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+                "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+                "utilisation_pct": lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+                "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+                "throttle": lambda: throttle_words(nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)),
+            }.items():
+                try:
+                    row[f"gpu{index}.{column}"] = read()
+                except nvml.NVMLError:
+                    pass
+        return row
+
+
+class _Processor:
+    """The machine's busy share, %, and how many cores this process used, both since the call before."""
+
+    def __init__(self):
+        self._last = None
+
+    def sample(self) -> dict:
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0)
+        total = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)  # counted in user too
+        last, self._last = self._last, (total, idle, time.process_time(), time.monotonic())
+        if last is None or total <= last[0]:
+            return {}
+        total, idle, own, wall = (now - then for now, then in zip(self._last, last))
+        return {"cpu_pct": round(100 * (1 - idle / total), 1), "client_cores": round(own / wall, 3)}
+
+
+# -- watching a series --------------------------------------------------------------------------
+class Watch:
+    """See `watch`. `before`, `after`: Snapshots; `happened`: their difference."""
+
+    before = after = Snapshot()
+
+    def __init__(self, server: Server, path: Path, interval_s: float = 1.0):
+        self._server, self._path, self._interval = server, Path(path), interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample_on, name="telemetry", daemon=True)
+
+    async def __aenter__(self) -> "Watch":
+        await asyncio.to_thread(self._begin)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        self._stop.set()
+        await asyncio.to_thread(self._end)
+
+    @property
+    def happened(self) -> Snapshot:
+        return self.after - self.before if self.before and self.after else Snapshot()
+
+    def frame(self) -> pd.DataFrame:
+        return read(self._path)
+
+    def _begin(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("w", encoding="utf-8")
+        self._metrics, self._processor = _Metrics(self._server), _Processor()
+        # The GPUs of this machine are the server's only where the server is here.
+        here = urlsplit(self._server.url).hostname in ("127.0.0.1", "localhost", "::1")
+        self._gpus = Gpus() if here else None
+        self.before = self._whole("before")
+
+    def _end(self) -> None:
+        self._thread.join()
+        self.after = self._whole("after")
+        self._metrics.close()
+        self._file.close()
+
+    def _whole(self, when: str) -> Snapshot:
+        began = time.monotonic()
+        text, snapshot = self._metrics.settled()
+        self._path.with_suffix(f".{when}.prom").write_text(text, encoding="utf-8")
+        self._row(began, snapshot)
+        return snapshot
+
+    def _sample_on(self) -> None:
+        while not self._stop.wait(self._interval):
+            began = time.monotonic()
+            self._row(began, self._metrics.few())
+
+    def _row(self, began: float, snapshot: Snapshot) -> None:
+        row = {"time": began, "scrape_ms": round((time.monotonic() - began) * 1000, 2)} if snapshot else {"time": began}
+        row |= {c: v for c, name in COLUMNS.items() if (v := snapshot.get(name)) is not None}
+        row |= self._processor.sample() | (self._gpus.sample() if self._gpus else {})
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+
+def watch(server: Server, path: Path, interval_s: float = 1.0) -> Watch:
+    """`async with watch(server, path) as watched:` around a series.
+
+    One sample before, one every `interval_s` seconds in a thread, one after. Samples go to `path` (JSONL, an
+    earlier file is replaced) as they are taken, with `time` on the clock of the records; beside it the texts of
+    /metrics before and after, as `.before.prom` and `.after.prom`, which `parse` reads back.
+    """
+    return Watch(server, path, interval_s)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The samples of a file, a row each: MACHINE_COLUMNS, COLUMNS, and `gpuN.…` where there are GPUs.
+
+    NaN where a sample lacks a number. A torn last line (a run cut off) is left out.
+    """
+    rows = []
+    with Path(path).open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                pass
+    always = [*MACHINE_COLUMNS, *COLUMNS]
+    frame = pd.DataFrame(rows, columns=[*always, *sorted({c for row in rows for c in row if c.startswith("gpu")})])
+    return frame.astype({column: float for column in always})

@@ -1,4 +1,5 @@
 """What a notebook works with: one server, one run folder, and where its results go."""
+import dataclasses
 import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -6,11 +7,12 @@ from urllib.parse import urlsplit
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
-from lib import launch, load, machine, metrics, probes, rundir, stats, tables
-from lib.client import Request
+from lib import calibration, launch, load, machine, metrics, probes, reconcile, rundir, stats, tables, telemetry
+from lib.calibration import Calibration
 from lib.progress import progress
+from lib.series import Series
 from lib.server import Server
-from lib.stats import Estimate
+from lib.shapes import Closed, Shape
 
 
 CARD = ("model", "server", "flags", "processor", "GPU")  # what stands at the head of every notebook
@@ -24,38 +26,45 @@ class Bench:
     server: Server
     run: rundir.RunDir
 
-    async def closed_loop(self, series: str, requests: list[Request], **options) -> pd.DataFrame:
-        """Measure a series (see lib.load.closed_loop) -> its records with one column per metric."""
-        frame = await load.closed_loop(self.server, self.run, series, requests, **options)
-        return metrics.per_request(frame)
+    async def measure(self, name: str, workload, shape: Shape | int = 1, *, cache_expected: bool = False,
+                      **options) -> Series:
+        """Measure a series: send a workload in a shape (lib.load.run has the options) and gather the records,
+        what the server said of itself meanwhile, and how the client fared."""
+        path = self.run.new_requests_file(name)
+        async with telemetry.watch(self.server, path.with_suffix(".telemetry.jsonl")) as watched:
+            frame = await load.run(self.server, path, name, workload, shape, **options)
+        client, streams = frame.attrs["client"], frame.attrs["concurrency"]
+        frame = metrics.per_request(frame)
+        window = metrics.steady_window(frame[frame["phase"] == "measure"], streams)
+        found, samples = calibration.current(), watched.frame()
+        series = Series(
+            name, metrics.mark_steady(frame, window), str(shape if not isinstance(shape, int) else Closed(shape)), window,
+            client, reconcile.evidence(watched.happened, samples), reconcile.reconcile(frame, watched.happened), samples,
+            streams, (found.tokens_per_s, found.streams) if found else None, cache_expected)
+        self.run.enter_series(name, series.about())
+        return series
 
-    def summaries(self, frame: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
-        """metric -> row (mean, median, …) -> Estimate in the unit of the tables, of the measured rows."""
-        rows = metrics.measured(frame)
-        found = {}
-        for metric, (_, unit, factor, _) in metrics.METRICS.items():
-            found[metric] = {row: e.scaled(factor) for row, e in stats.summary(rows[metric]).items()}
-            if unit == "tokens/s":
-                found[metric]["mean"] = stats.rate_mean(rows[metric])
-        return found
-
-    def publish(self, series: str, frame: pd.DataFrame, headline: tuple = ()) -> pd.DataFrame:
+    def publish(self, series: Series, headline: tuple = ()) -> pd.DataFrame:
         """Enter every figure of a series in figures.json -> the verdict on each metric.
 
         `headline`: metrics whose mean opens the report.
         """
-        counts, verdicts = metrics.denominators(frame), []
-        for metric, rows in self.summaries(frame).items():
-            name, unit, factor, formula = metrics.METRICS[metric]
-            sent = counts["sent"] - counts["warm-up"]
-            verdict = stats.verdict(metrics.measured(frame)[metric], counts["failed after the warm-up"], sent)
-            verdicts.append({"metric": name, "requests": counts["measured"], "verdict": verdict})
-            for row, estimate in rows.items():
+        verdicts, rows = series.verdicts(), []
+        for metric, summary in series.summaries().items():
+            name, unit, _, formula = metrics.METRICS[metric]
+            rows.append({"metric": name, "values": len(series.values[metric]), "verdict": verdicts[metric]})
+            for row, estimate in summary.items():
                 self.run.publish(
-                    f"{series}.{metric.removesuffix('_s')}.{row}", f"{name}, {row}", estimate, unit, verdict,
-                    self.notebook, series, headline=row == "mean" and metric in headline, formula=formula, counts=counts,
-                )
-        return pd.DataFrame(verdicts)
+                    f"{series.name}.{metric.removesuffix('_s')}.{row}", f"{name}, {row}", estimate, unit, verdicts[metric],
+                    self.notebook, series.name, headline=row == "mean" and metric in headline, formula=formula,
+                    counts=series.counts)
+        return pd.DataFrame(rows)
+
+    async def calibrate(self, streams: list, seconds: float) -> Calibration:
+        """Put this client to the metronome once a run; the notebooks that follow judge by what it found."""
+        found = await calibration.calibrate(streams, seconds)
+        rundir.write_json(self.run.path / "calibration.json", dataclasses.asdict(found))
+        return found
 
     async def probe(self, series: str, asked: list[probes.Probe], concurrency: int = 8) -> list[dict]:
         """Put quality probes to the server -> a row each, as lib.probes.ask gives them. The rows go to the run
@@ -87,6 +96,7 @@ def begin(notebook: str, server: str = "auto", run: str = "desk", flags: str = "
     about = describe(found)
     run_dir.update_info(**about)
     run_dir.make_latest()
+    calibration.use(rundir.read_json(run_dir.path / "calibration.json", None))
     display(Markdown(about["note"]))
     display(tables.facts({name: value for name, value in about["facts"].items() if name in CARD}))
     return Bench(notebook, found, run_dir)

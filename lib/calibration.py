@@ -88,13 +88,13 @@ def level(frame: pd.DataFrame, truth: dict, health: list[dict], streams: int) ->
     """One line of the calibration: what was measured, what was true, and whether that is near enough."""
     good = frame[frame["error"].isna()]
     window = metrics.steady_window(good, streams)
-    steady = metrics.inside(good, window)
+    steady = metrics.measured(metrics.mark_steady(good, window))
     true = pd.DataFrame(truth["requests"])
     reads = list(zip(steady["reads"], steady["sent_at"]))
     ttft_error = np.array([r[0, 0] - s[0] for r, s in reads]) * 1000
     measured = steady["tpot_s"].median()
     real = np.median([(s[-1] - s[0]) / (r[:, 1].sum() - r[0, 1]) for r, s in reads])
-    rate = metrics.throughput(good, window)
+    rate = metrics.throughput(good, window).mean()
     row = {
         "streams": streams, "requests": len(steady), "failed": int(frame["error"].notna().sum()),
         "tokens_per_s": rate, "offered_tokens_per_s": streams / real,

@@ -6,6 +6,8 @@ at one instant.
 """
 import asyncio
 import atexit
+import os
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from multiprocessing import Pipe
 
 import pandas as pd
 
-from lib import ROOT, calibration, records, stats
+from lib import ROOT, calibration, cluster, records, stats
 from lib.driver import Plan
 from lib.errors import UserError
 from lib.progress import progress
@@ -29,7 +31,8 @@ class _Worker:
         self.pipe, theirs = Pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lib.worker", str(theirs.fileno())], pass_fds=[theirs.fileno()],
-            cwd=ROOT, start_new_session=True, stdin=subprocess.DEVNULL)
+            cwd=ROOT, start_new_session=True, stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})  # to know what is known here
         theirs.close()
 
     def alive(self) -> bool:
@@ -60,7 +63,7 @@ def close_workers() -> None:
 async def run(
     server, path, series: str, workload, shape: Shape | int, *, count: int | None = None,
     seconds: float | None = None, narrow: float | None = None, warmup: int = 0, seed: int = 1,
-    processes: int | None = None, timeout_s: float = 120.0, quiet: bool = False,
+    processes: int | None = None, timeout_s: float = 120.0, quiet: bool = False, on: str | None = None,
 ) -> pd.DataFrame:
     """Send a workload's requests in a shape -> the records, failures included; also in `path`, line by line.
 
@@ -68,22 +71,25 @@ async def run(
     a closed loop of so many streams. It ends after `count` requests (a list's length unless told), after
     `seconds`, or when the interval of the mean TPOT and of the mean TTFT is within ± `narrow` (0.02: 2 %),
     whichever comes first. The first `warmup` requests are marked as such. processes: None chooses from this
-    machine's calibration. `attrs["client"]` of the frame holds how each worker fared (see lib.driver).
+    machine's calibration. on: the Ray cluster that sends them (see lib.cluster), "" for processes here, None for
+    what WORKBOOK_LOAD says. `attrs["client"]` of the frame holds how each worker fared (see lib.driver).
     """
     shape = Closed(shape) if isinstance(shape, int) else shape
     if count is None and hasattr(workload, "__len__"):
         count = len(workload)
     if count is None and seconds is None and narrow is None:
         raise UserError(f"series {series!r} would never end: give count, seconds or narrow")
+    on = os.environ.get("WORKBOOK_LOAD", "") if on is None else on
     if processes is None:
-        processes = calibration.processes_for(shape)
+        processes = await cluster.processes_for(on, shape) if on else calibration.processes_for(shape)
     if isinstance(shape, Closed):
         processes = min(processes, shape.concurrency)
     plans = [Plan(server.url, server.api_key, server.model, timeout_s, series, path, workload, shape, count, seconds,
                   warmup, seed, part, processes) for part in range(processes)]
     start = path.stat().st_size if path.exists() else 0
     with progress(count, series, "requests", quiet) as bar:
-        health = await _carry_out(plans, workers(processes), _Watch(bar, narrow, warmup))
+        watch = _Watch(bar, narrow, warmup)
+        health = await (cluster.carry_out(plans, watch, on) if on else _carry_out(plans, workers(processes), watch))
     frame = records.read(path, start)
     frame.attrs |= {"client": health, "shape": str(shape), "concurrency": getattr(shape, "concurrency", None)}
     return frame

@@ -3,6 +3,8 @@
     run.json               what was asked, on which machine, what became of each notebook
     server.json, .log      the server that answered
     requests/SERIES.jsonl  one row per request
+    series.json            how each series was made: load, client, server, client against server
+    calibration.json       what the client can measure on this machine
     figures.json           every published figure, entered once
     plots/*.svg            the plots, listed in plots.json
     notebooks/, html/      the executed notebooks, as notebooks and as pages
@@ -102,6 +104,13 @@ class RunDir:
             "counts": counts or {},
         }
         write_json(self.path / "figures.json", figures)
+
+    def enter_series(self, name: str, about: dict) -> None:
+        """Keep what is known of a series beside its records; replaces an earlier one of that name."""
+        write_json(self.path / "series.json", self.series() | {name: about})
+
+    def series(self) -> dict:
+        return read_json(self.path / "series.json", {})
 
     def figures(self) -> dict:
         return read_json(self.path / "figures.json", {})

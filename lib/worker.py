@@ -40,6 +40,8 @@ async def serve(pipe: Connection) -> None:
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(pipe.fileno())
             inbox.put_nowait(None)
+        except Exception as error:  # a workload of the notebook's own, which this process cannot know
+            pipe.send(("fault", f"the workload cannot be handed to a worker ({error}): define it in a module"))
 
     asyncio.get_running_loop().add_reader(pipe.fileno(), read)
     while (plan := await inbox.get()) is not None:

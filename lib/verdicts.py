@@ -1,0 +1,117 @@
+"""May the figures of a series be believed, and if not, why not? Pure: evidence in, words out.
+
+A verdict is "valid" or the reasons against, each beginning with its kind: errors, too few samples, client-bound,
+cache-warm, throttled, warming up, unstable. They are joined by "; ", the graver first.
+"""
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+from lib import stats
+
+# The limits were set on the metronome: see "Overloaded on purpose" in tests/test_calibration.py.
+CPU_SHARE = 0.9  # of its processor that a load worker used
+WAIT_SHARE = 0.15  # of the time in which it could run and was not let
+LAG_MS = 10.0  # p99 of how late its timers were; also half a TPOT, if that is more
+BEYOND = 1.1  # times what the calibration reached
+CACHED_SHARE = 0.1  # of the prompt tokens; a chat format's opening is shared by all prompts and is below it
+FAILED_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a series beside its values.
+
+    client: lib.driver's health of each worker. tokens_per_s: what arrived in the steady window. capacity: tokens/s
+    and streams up to which one worker was believed, if it was calibrated. cached_share: of the prompt tokens,
+    None if unknown. throttled: the GPU's reasons, in words.
+    """
+
+    sent: int = 0
+    failed: int = 0
+    streams: int | None = None
+    tokens_per_s: float = math.nan
+    tpot_ms: float = math.nan
+    client: list = field(default_factory=list)
+    capacity: tuple[float, int] | None = None
+    cached_share: float | None = None
+    cache_expected: bool = False  # later turns of a conversation are meant to hit the prefix cache
+    throttled: tuple = ()
+
+
+def judge(values, evidence: Evidence, time: bool = True) -> str:
+    """The verdict on the values of one metric, in the order of sending. `time`: less is better."""
+    found = [errors(evidence), too_few(values), client_bound(evidence), cache_warm(evidence), throttled(evidence),
+             (time and warming_up(values)) or unstable(values)]
+    return "; ".join(filter(None, found)) or "valid"
+
+
+def errors(evidence: Evidence) -> str | None:
+    """More than 1 % of the requests failed."""
+    if evidence.sent and evidence.failed / evidence.sent > FAILED_SHARE:
+        return f"errors: {evidence.failed} of {evidence.sent} requests failed"
+
+
+def too_few(values) -> str | None:
+    """Fewer than stats.MIN_SAMPLES answers."""
+    n = len(stats.finite(values))
+    if n < stats.MIN_SAMPLES:
+        return f"too few samples: {n}, at least {stats.MIN_SAMPLES} are needed"
+
+
+def client_bound(evidence: Evidence) -> str | None:
+    """The figure is this client's, not the server's: the busiest worker had no time left, was kept from its
+    processor, woke late, or carried more than a worker was seen to carry."""
+    client = [h for h in evidence.client if h]
+    if not client:
+        return None
+    busy = max(h["cpu_share"] for h in client)
+    waited = max(h["wait_share"] or 0.0 for h in client)
+    late = max(h["lag_p99_ms"] for h in client)
+    if busy > CPU_SHARE:
+        return f"client-bound: a load worker used {busy:.0%} of a processor"
+    if waited > WAIT_SHARE:
+        return f"client-bound: for {waited:.0%} of the time a load worker was ready and no processor was free for it"
+    if late > max(LAG_MS, evidence.tpot_ms / 2 if math.isfinite(evidence.tpot_ms) else 0.0):
+        return f"client-bound: a load worker's timers were up to {late:.0f} ms late (p99)"
+    if evidence.capacity:
+        tokens_per_s, streams = evidence.capacity
+        if evidence.tokens_per_s > tokens_per_s * BEYOND * len(client):
+            return (f"client-bound: {evidence.tokens_per_s:,.0f} tokens/s are more than the {tokens_per_s * len(client):,.0f} "
+                    "that this client was seen to measure rightly")
+    return None
+
+
+def cache_warm(evidence: Evidence) -> str | None:
+    """Prompts that should have been new came from the server's cache."""
+    share = evidence.cached_share
+    if share is not None and share > CACHED_SHARE and not evidence.cache_expected:
+        return f"cache-warm: {share:.0%} of the prompt tokens came from the server's cache"
+
+
+def throttled(evidence: Evidence) -> str | None:
+    """The GPU ran below its clock."""
+    if evidence.throttled:
+        return f"throttled: the GPU lowered its clocks ({', '.join(evidence.throttled)})"
+
+
+def warming_up(values) -> str | None:
+    """The first tenth took at least 1.2 times as long as the rest (Mann-Whitney, p < 0.001)."""
+    x = stats.finite(values)
+    first, rest = np.split(x, [len(x) // 10])
+    if len(first) < 5 or np.median(rest) <= 0:
+        return None
+    ratio = float(np.median(first) / np.median(rest))
+    if ratio > 1.2 and scipy_stats.mannwhitneyu(first, rest, alternative="greater").pvalue < 0.001:
+        return f"warming up: the first {len(first)} requests took {ratio:.1f} times as long as the rest"
+
+
+def unstable(values) -> str | None:
+    """The values drift with time (Spearman |rho| > 0.3, p < 0.001 after autocorrelation)."""
+    if len(stats.finite(values)) < stats.MIN_SAMPLES:
+        return None
+    rho, p = stats.trend(values)
+    if abs(rho) > 0.3 and p < 0.001:
+        return f"unstable: it {'rises' if rho > 0 else 'falls'} during the series (rank correlation {rho:.2f})"

@@ -123,18 +123,22 @@ def _describe(facts: dict, w: dict, lang: str) -> str:
     if "total" in facts:
         return f"A receipt from {w['shop']} with a total of {w['total']}." if lang == "en" else f"一张{w['shop']}的收据，总价是{w['total']}。"
     if "number" in facts:
-        return f"The number {w['number']} on a {w['background']} background." if lang == "en" else f"{w['background']}背景上写着数字{w['number']}。"
+        return f"The number {w['number']} on {_a(w['background'])} background." if lang == "en" else f"{w['background']}背景上写着数字{w['number']}。"
     if "word" in facts:
-        return f"The word {w['word']} on a {w['background']} background." if lang == "en" else f"{w['background']}背景上写着单词{w['word']}。"
+        return f"The word {w['word']} on {_a(w['background'])} background." if lang == "en" else f"{w['background']}背景上写着单词{w['word']}。"
     if "shape" not in facts:
         return f"A plain {w['background']} picture with nothing on it." if lang == "en" else f"一张{w['background']}的空白图片。"
     n = facts.get("count", 1)
     if lang == "zh":
         return f"{w['background']}背景上有{'一' if n == 1 else n}个{w['color']}的{w['shape']}。"
     if n > 1:
-        return f"{n} {w['color']} {w['shapes']} on a {w['background']} background."
-    article = "An" if w["color"][0] in "aeiou" else "A"
-    return f"{article} {w['color']} {w['shape']} on a {w['background']} background."
+        return f"{n} {w['color']} {w['shapes']} on {_a(w['background'])} background."
+    return f"{_a(w['color']).capitalize()} {w['shape']} on {_a(w['background'])} background."
+
+
+def _a(word: str) -> str:
+    """The word after its article."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def _words(facts: dict, lang: str) -> dict:

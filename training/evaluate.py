@@ -1,6 +1,6 @@
 """Measure the model through a running server, and compare it with transformers.
 
-    python -m training.evaluate http://127.0.0.1:8000/v1 --n 100 --out accuracy.json
+    python -m training.evaluate http://127.0.0.1:8000/v1 --n 100 --out accuracy.json       (its key: WORKBOOK_API_KEY)
 
 Prints a table per kind, the control with grey pictures, sizes, and the share of greedy replies that transformers
 gives too. Probe seeds are never training seeds.
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import io
 import json
+import os
 import time
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def main() -> None:
     result = {"n": options.n, "seed": options.seed}
 
     def put(some):
-        fresh = openai.AsyncOpenAI(base_url=options.url, api_key="none", timeout=300)  # a client belongs to one event loop
+        fresh = openai.AsyncOpenAI(base_url=options.url, api_key=os.environ.get("WORKBOOK_API_KEY") or "none", timeout=300)  # a client belongs to one event loop
         return asyncio.run(probes.ask(fresh, options.model, some, concurrency=16))
 
     start = time.monotonic()

@@ -73,21 +73,26 @@ def vision(visual, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tenso
 
 def vision_blocks(visual, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Attention blocks and mergers over (K, patches, vision width)."""
-    config = visual.config
     k, patches, _ = x.shape
-    heads = config.num_heads
     deepstack = []
     for number, block in enumerate(visual.blocks):
-        qkv = block.attn.qkv(block.norm1(x)).view(k, patches, 3, heads, -1)
-        q, key, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
-        c, s = cos.to(v.dtype), sin.to(v.dtype)
-        a = F.scaled_dot_product_attention(rotate(q, c, s), rotate(key, c, s), v)
-        x = x + block.attn.proj(a.transpose(1, 2).reshape(k, patches, -1))
-        x = x + block.mlp(block.norm2(x))
+        x = _chosen(vision_block)(block, x, cos, sin, visual.config.num_heads)
         if number in visual.deepstack_visual_indexes:
             merger = visual.deepstack_merger_list[list(visual.deepstack_visual_indexes).index(number)]
             deepstack.append(merger(x).view(k, patches // MERGE ** 2, -1))
     return visual.merger(x).view(k, patches // MERGE ** 2, -1), deepstack
+
+
+def vision_block(block, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> torch.Tensor:
+    """One block of the vision tower."""
+    k, patches, _ = x.shape
+    qkv = block.attn.qkv(block.norm1(x)).view(k, patches, 3, heads, -1)
+    c, s = cos.to(qkv.dtype)[:, None, None], sin.to(qkv.dtype)[:, None, None]
+    turned = rotate(qkv[:, :, :2], c, s)  # queries and keys in one go
+    q, key, v = (t.transpose(1, 2) for t in (turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2]))
+    a = F.scaled_dot_product_attention(q, key, v)
+    x = x + block.attn.proj(a.transpose(1, 2).reshape(k, patches, -1))
+    return x + block.mlp(block.norm2(x))
 
 
 def rms_norm(norm, x: torch.Tensor) -> torch.Tensor:
@@ -128,19 +133,41 @@ def hidden_states(model, ids, positions, pixels, picture_index) -> torch.Tensor:
 def text_layers(language, x: torch.Tensor, extra: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Decoder layers over (B, L, width); `extra` holds what DeepStack adds after the first layers."""
     config = language.config
-    b, length, _ = x.shape
-    heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     for number, layer in enumerate(language.layers):
-        attention, y = layer.self_attn, rms_norm(layer.input_layernorm, x)
-        q = rms_norm(attention.q_norm, attention.q_proj(y).view(b, length, heads, head_dim)).transpose(1, 2)
-        k = rms_norm(attention.k_norm, attention.k_proj(y).view(b, length, kv_heads, head_dim)).transpose(1, 2)
-        v = attention.v_proj(y).view(b, length, kv_heads, head_dim).transpose(1, 2)
-        c, s = cos.to(v.dtype), sin.to(v.dtype)
-        q, k = rotate(q.to(v.dtype), c, s), rotate(k.to(v.dtype), c, s)
-        k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + attention.o_proj(a.transpose(1, 2).reshape(b, length, -1))
-        x = x + layer.mlp(rms_norm(layer.post_attention_layernorm, x))
+        x = _chosen(text_layer)(layer, x, cos, sin, *sizes)
         if number < len(extra):
             x = x + extra[number]
     return rms_norm(language.norm, x)
+
+
+def text_layer(layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int, kv_heads: int, head_dim: int) -> torch.Tensor:
+    """One decoder layer."""
+    b, length, _ = x.shape
+    attention, y = layer.self_attn, rms_norm(layer.input_layernorm, x)
+    q = rms_norm(attention.q_norm, attention.q_proj(y).view(b, length, heads, head_dim)).transpose(1, 2)
+    k = rms_norm(attention.k_norm, attention.k_proj(y).view(b, length, kv_heads, head_dim)).transpose(1, 2)
+    v = attention.v_proj(y).view(b, length, kv_heads, head_dim).transpose(1, 2)
+    c, s = cos.to(v.dtype), sin.to(v.dtype)
+    q, k = rotate(q.to(v.dtype), c, s), rotate(k.to(v.dtype), c, s)
+    k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
+    a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    x = x + attention.o_proj(a.transpose(1, 2).reshape(b, length, -1))
+    return x + layer.mlp(rms_norm(layer.post_attention_layernorm, x))
+
+
+_COMPILED: dict = {}
+
+
+def compile_blocks() -> None:
+    """From now on training runs on compiled blocks: these narrow layers are bound by memory traffic, and fusing halves it.
+
+    One block is compiled and serves all of its kind and every batch shape, so that it takes seconds, not minutes.
+    """
+    for plain in (vision_block, text_layer):
+        _COMPILED[plain] = torch.compile(plain, dynamic=True)
+
+
+def _chosen(plain):
+    """The compiled form while gradients are wanted; measuring runs plain, which saves a second compilation."""
+    return _COMPILED.get(plain, plain) if torch.is_grad_enabled() else plain

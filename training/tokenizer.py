@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from lib import phrases
+from training import text
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
            "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -64,3 +69,25 @@ def train_tokenizer(lines: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     if broken:
         raise ValueError(f"{len(broken)} characters are not one token: {''.join(broken[:20])}; raise vocab_size")
     return fast
+
+
+def tokenizer_lines() -> list[str]:
+    """All text that the tokenizer is trained on: sentences, questions and answers, each wording often."""
+    rng = random.Random("wordings")
+    lines = text.corpus(lines=2500)
+    facts = {"number": "", "word": "", "total": "", "item": "", "price": "", "shop": "", "count": 2, "right": 1}
+    for _ in range(40):
+        for (ask, lang) in phrases.QUESTIONS:
+            facts |= {"shape": rng.choice(list(phrases.SHAPE_ZH)), "color": rng.choice(list(phrases.COLOR_ZH)),
+                      "background": rng.choice(list(phrases.COLOR_ZH)), "position": rng.choice(list(phrases.POSITION_ZH)),
+                      "right": rng.randint(1, 2)}
+            shown = {k: v for k, v in facts.items() if ask != "describe" or k in ("shape", "color", "background")}
+            if ask == "describe" and rng.random() < 0.5:
+                shown["count"] = 2
+            lines += [phrases.question(ask, facts, lang, rng.randrange(99)), phrases.answer(ask, shown, lang)]
+    lines += [t for t in phrases.ABSENT.values()] * 20
+    lines += [phrases.answer("describe", {"background": c}, lang) for c in phrases.COLOR_ZH for lang in ("en", "zh")] * 4
+    for key in ("total", "number", "word"):
+        lines += [phrases.answer("describe", {key: "", "shop": "", "background": "red"}, lang) for lang in ("en", "zh")] * 40
+    lines += ["Describe the first picture.", "Describe the second picture.", "描述第一张图片。", "描述第二张图片。"] * 40
+    return lines

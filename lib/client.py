@@ -54,7 +54,7 @@ class Client:
         """
         record = Record(series, index, phase, requested_tokens=request.max_tokens)
         exchange = exchange or Exchange()
-        current.set(exchange)
+        token = current.set(exchange)
         reply = _Reply(record, exchange.reads)
         exchange.on_body = reply.feed
         try:
@@ -68,6 +68,8 @@ class Client:
             _fail(record, "http", f"HTTP {error.status_code}: {server_message(error)}")
         except (openai.APIConnectionError, httpx2.TransportError) as error:
             _fail(record, *_network_fault(error))
+        finally:
+            current.reset(token)  # other calls of this task are none of ours
         record.status, record.sent = exchange.status, exchange.sent
         record.done = exchange.ended or time.monotonic()
         reply.close()

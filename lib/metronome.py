@@ -100,14 +100,14 @@ class Metronome:
                     return
                 self._on_event(fd, event)
             now = time.monotonic()
-            if now < due:
-                continue
-            if self._active:
+            if idle:  # the first request begins a step
+                due = now + self.steps_s[step]
+            elif now >= due:
                 self._lateness.append(now - due)
                 self._step()
-            step = (step + 1) % len(self.steps_s)
-            # An engine that is late starts its next step at once; it does not make up for lost ones.
-            due = max(due + self.steps_s[step], time.monotonic()) if self._active else now + self.steps_s[step]
+                step = (step + 1) % len(self.steps_s)
+                # An engine that is late starts its next step at once; it does not make up for lost ones.
+                due = max(due + self.steps_s[step], time.monotonic())
 
     def _on_event(self, fd: int, event: int) -> None:
         if fd == self._listener.fileno():

@@ -88,3 +88,19 @@ def warmup_effect(frame: pd.DataFrame, metric: str, usual: Estimate) -> Figure:
     axes.set_ylim(top=axes.get_ylim()[1] * 1.2)  # room for the legend
     axes.legend(loc="upper right")
     return figure
+
+
+def calibration(levels: pd.DataFrame) -> Figure:
+    """The client on the metronome: how late first tokens were stamped and how much of a processor it took, by
+    streams. `levels`: lib.calibration.Calibration.frame()."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    at = [f"{n}" for n in levels["streams"]]
+    left.bar(at, levels["ttft_error_p99_ms"], color=LIGHT, edgecolor=DARK, label="p99")
+    left.bar(at, levels["ttft_error_ms"], color=DARK, width=0.5, label="median")
+    left.set(title="Error of TTFT", xlabel="streams", ylabel="measured later than true, ms")
+    left.legend(loc="upper left")
+    right.bar(at, levels["cpu_share"] * 100, color=LIGHT, edgecolor=DARK)
+    right.axhline(100, color=ACCENT, lw=1.2, ls="--")
+    right.set(title="Processor used by one worker", xlabel="streams", ylabel="% of a processor", ylim=(0, 110))
+    return figure

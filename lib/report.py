@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 from bs4 import BeautifulSoup
 
-from lib import ROOT, tables
-from lib.rundir import RunDir, write_text
+from lib import ROOT, tables, verdicts
+from lib.rundir import RunDir, read_json, write_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
@@ -15,7 +16,8 @@ TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 def build(run: RunDir) -> Path:
     """Write report.html of a run and return its path. Missing and failed notebooks are shown as such."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True)
-    environment.filters["number"] = tables.number
+    environment.filters["number"] = lambda value: tables.number(value) if not isinstance(value, str) else value
+    environment.tests["match_agree"] = lambda judgement: judgement.startswith("agree")
     figures, info = run.figures(), run.info()
     path = run.path / "report.html"
     write_text(path, environment.get_template(TEMPLATE.name).render(
@@ -24,6 +26,8 @@ def build(run: RunDir) -> Path:
         headlines={k: f for k, f in figures.items() if f["headline"]},
         chapters=_chapters(run, figures, info),
         doubts=_doubts(figures),
+        calibration=_calibration(run),
+        kinds=verdicts.KINDS,
         note=info.get("note", ""),
     ))
     return path
@@ -40,15 +44,16 @@ def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
             "title": _title(name),
             "state": states.get(name, {"status": "run by hand"}),
             "page": f"html/{name}.html" if (run.path / "html" / f"{name}.html").exists() else None,
-            "series": _series([f for f in figures.values() if f["notebook"] == name]),
+            "series": _series([f for f in figures.values() if f["notebook"] == name], run.series()),
             "plots": [p | {"data": _embedded(run.path / p["file"])} for p in plots.values() if p["notebook"] == name],
         }
         for name in names
     ]
 
 
-def _series(figures: list[dict]) -> list[dict]:
-    """Figures -> one table per records file: a row per metric, a column per statistic."""
+def _series(figures: list[dict], about: dict) -> list[dict]:
+    """Figures -> one table per records file: a row per metric, a column per statistic; with what is known of the
+    series beside them."""
     out = {}
     for figure in figures:
         metric, _, statistic = figure["name"].rpartition(", ")
@@ -58,6 +63,8 @@ def _series(figures: list[dict]) -> list[dict]:
             table["columns"].append(statistic)
         row = table["rows"].setdefault(metric, {"unit": figure["unit"], "formula": figure["formula"], "cells": {}})
         row["cells"][statistic] = figure
+    for table in out.values():
+        table["about"] = about.get(Path(table["records"]).stem, {})
     return list(out.values())
 
 
@@ -70,6 +77,16 @@ def _doubts(figures: dict) -> list[dict]:
             metric = figure["name"].rpartition(", ")[0]
             names += [metric] if metric not in names else []
     return [{"notebook": n, "verdict": v, "metrics": ", ".join(names)} for (n, v), names in sorted(found.items())]
+
+
+def _calibration(run: RunDir) -> dict | None:
+    """The client's own limits, as a sentence's parts and a table; None where it was not put to the test."""
+    found = read_json(run.path / "calibration.json", None)
+    if not found or not found["rows"]:
+        return None
+    table = tables.calibration(pd.DataFrame(found["rows"]))
+    return {"streams": found["streams"], "tokens_per_s": found["tokens_per_s"], "columns": list(table.columns),
+            "rows": table.to_dict("split")["data"]}
 
 
 def _title(notebook: str) -> str:

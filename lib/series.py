@@ -52,8 +52,7 @@ class Series:
         return verdicts.Evidence(
             sent=self.counts["sent"] - self.counts["warm-up"], failed=self.counts["failed after the warm-up"],
             streams=self.streams, tokens_per_s=float(pd.Series(self.values["throughput_tps"]).mean()),
-            tpot_ms=float(pd.Series(self.values["tpot_s"]).median()) * 1000, client=self.client,
-            capacity=self.capacity, cached_share=self.server.cached_share, cache_expected=self.cache_expected,
+            client=self.client, capacity=self.capacity, cached_share=self.server.cached_share, cache_expected=self.cache_expected,
             throttled=tuple(self.server.throttle_reasons),
         )
 

@@ -46,6 +46,18 @@ def formulas(metrics: list[str] = tuple(METRICS)) -> pd.DataFrame:
     return pd.DataFrame([{"metric": METRICS[m][0], "unit": METRICS[m][1], "formula": METRICS[m][3]} for m in metrics])
 
 
+def calibration(levels: pd.DataFrame) -> pd.DataFrame:
+    """lib.calibration's levels for readers: measured beside true, errors in the unit of the metric."""
+    return pd.DataFrame({
+        "streams": levels["streams"], "requests": levels["requests"], "failed": levels["failed"],
+        "tokens/s": levels["tokens_per_s"], "true tokens/s": levels["offered_tokens_per_s"],
+        "TPOT, ms": levels["tpot_ms"], "true TPOT, ms": levels["true_tpot_ms"],
+        "TTFT late, median, ms": levels["ttft_error_ms"], "TTFT late, p99, ms": levels["ttft_error_p99_ms"],
+        "processor used": [f"{share:.0%}" for share in levels["cpu_share"]],
+        "believed": ["yes" if ok else "NO" for ok in levels["believed"]],
+    })
+
+
 def facts(pairs: dict) -> Styler:
     """Names and values, one pair a row."""
     return show(pd.DataFrame({"what": list(pairs), "value": [str(v) for v in pairs.values()]}))

@@ -10,6 +10,7 @@ A request may wait at a *gate*: openai has built it, a load driver lets it go at
 import asyncio
 import collections
 import os
+import select
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ class _Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.closed = False
         self._parser: httptools.HttpResponseParser | None = None
-        self._framed = self._complete = False
+        self._framed = self._complete = self._keep = False
         self._silence_s: float | None = None
         self._active_at = 0.0  # the newest write or read
         self._timer: asyncio.TimerHandle | None = None
@@ -182,6 +183,7 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.exchange.status = self._parser.get_status_code()
+        self._keep = self._parser.should_keep_alive()  # not known any more when the message is complete
 
     def on_body(self, data: bytes) -> None:
         self.exchange._parts.append(data)
@@ -195,11 +197,22 @@ class _Connection(asyncio.Protocol):
 
     # ---------------------------------------------------------------- one exchange
 
+    def usable(self) -> bool:
+        """Nothing has happened to it since its last reply. What the kernel knows and the loop does not yet (that
+        the server has closed it) is asked for too: else a request would be sent into the void, and fail."""
+        if self.closed or time.monotonic() - self.idle_since > IDLE_LIMIT_S:
+            return False
+        if self._fd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return not poll.poll(0)
+
     def start(self, exchange: Exchange, silence_s: float | None) -> None:
         """Write the request now."""
         self.exchange, self._silence_s, exchange._connection = exchange, silence_s, self
         self._parser = httptools.HttpResponseParser(self)
-        self._framed = self._complete = False
+        self._framed = self._complete = self._keep = False
         data = memoryview(exchange._data)
         # A small write cannot block: it has gone when it is called, and a process that is put to sleep just
         # after it must not start the clock on waking. A large one has gone when its last part has.
@@ -243,7 +256,7 @@ class _Connection(asyncio.Protocol):
     def _end(self, error: Exception | None, at: float | None = None) -> None:
         exchange, self.exchange = self.exchange, None
         exchange.ended, exchange.error, exchange._connection = at or time.monotonic(), error, None
-        if error is None and self._framed and self._parser.should_keep_alive():
+        if error is None and self._framed and self._keep:
             self._pool._release(self._origin, self)
         else:
             self.abort()
@@ -329,7 +342,7 @@ class StampingTransport(httpx2.AsyncBaseTransport):
         idle = self._idle.get(_origin(url), [])
         while idle:
             connection = idle.pop()
-            if not connection.closed and time.monotonic() - connection.idle_since < IDLE_LIMIT_S:
+            if connection.usable():
                 connection.start(exchange, limits.get("read"))
                 return
             connection.abort()

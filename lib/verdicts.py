@@ -1,7 +1,7 @@
 """May the figures of a series be believed, and if not, why not? Pure: evidence in, words out.
 
-A verdict is "valid" or the reasons against, each beginning with its kind: errors, too few samples, client-bound,
-cache-warm, throttled, warming up, unstable. They are joined by "; ", the graver first.
+A verdict is "valid" or the reasons against, each beginning with its kind: errors, client-bound, cache-warm,
+throttled, too few samples, warming up, unstable. They are joined by "; ", the graver first.
 """
 import math
 from dataclasses import dataclass, field
@@ -14,10 +14,21 @@ from lib import stats
 # The limits were set on the metronome: see "Overloaded on purpose" in tests/test_calibration.py.
 CPU_SHARE = 0.9  # of its processor that a load worker used
 WAIT_SHARE = 0.15  # of the time in which it could run and was not let
-LAG_MS = 10.0  # p99 of how late its timers were; also half a TPOT, if that is more
+LAG_P50_MS, LAG_P99_MS = 2.0, 15.0  # how late its timers were: the errors of TTFT that calibration allows
 BEYOND = 1.1  # times what the calibration reached
 CACHED_SHARE = 0.1  # of the prompt tokens; a chat format's opening is shared by all prompts and is below it
 FAILED_SHARE = 0.01
+
+KINDS = {  # for readers, in the order of judging
+    "errors": f"more than {FAILED_SHARE:.0%} of the requests failed",
+    "client-bound": f"a load worker used more than {CPU_SHARE:.0%} of a processor, was kept from one for more than "
+                    f"{WAIT_SHARE:.0%} of the time, woke late, or carried more than it was seen to measure rightly",
+    "cache-warm": f"more than {CACHED_SHARE:.0%} of prompt tokens that should have been new came from the server's cache",
+    "throttled": "the GPU lowered its clocks",
+    "too few samples": f"fewer than {stats.MIN_SAMPLES} values stand behind the figure",
+    "warming up": "the first tenth of the requests took at least 1.2 times as long as the rest",
+    "unstable": "the values drift during the series (rank correlation above 0.3)",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,6 @@ class Evidence:
     failed: int = 0
     streams: int | None = None
     tokens_per_s: float = math.nan
-    tpot_ms: float = math.nan
     client: list = field(default_factory=list)
     capacity: tuple[float, int] | None = None
     cached_share: float | None = None
@@ -43,7 +53,7 @@ class Evidence:
 
 def judge(values, evidence: Evidence, time: bool = True) -> str:
     """The verdict on the values of one metric, in the order of sending. `time`: less is better."""
-    found = [errors(evidence), too_few(values), client_bound(evidence), cache_warm(evidence), throttled(evidence),
+    found = [errors(evidence), client_bound(evidence), cache_warm(evidence), throttled(evidence), too_few(values),
              (time and warming_up(values)) or unstable(values)]
     return "; ".join(filter(None, found)) or "valid"
 
@@ -54,13 +64,6 @@ def errors(evidence: Evidence) -> str | None:
         return f"errors: {evidence.failed} of {evidence.sent} requests failed"
 
 
-def too_few(values) -> str | None:
-    """Fewer than stats.MIN_SAMPLES answers."""
-    n = len(stats.finite(values))
-    if n < stats.MIN_SAMPLES:
-        return f"too few samples: {n}, at least {stats.MIN_SAMPLES} are needed"
-
-
 def client_bound(evidence: Evidence) -> str | None:
     """The figure is this client's, not the server's: the busiest worker had no time left, was kept from its
     processor, woke late, or carried more than a worker was seen to carry."""
@@ -69,13 +72,13 @@ def client_bound(evidence: Evidence) -> str | None:
         return None
     busy = max(h["cpu_share"] for h in client)
     waited = max(h["wait_share"] or 0.0 for h in client)
-    late = max(h["lag_p99_ms"] for h in client)
+    late, often_late = (max(h[name] for h in client) for name in ("lag_p99_ms", "lag_p50_ms"))
     if busy > CPU_SHARE:
         return f"client-bound: a load worker used {busy:.0%} of a processor"
     if waited > WAIT_SHARE:
         return f"client-bound: for {waited:.0%} of the time a load worker was ready and no processor was free for it"
-    if late > max(LAG_MS, evidence.tpot_ms / 2 if math.isfinite(evidence.tpot_ms) else 0.0):
-        return f"client-bound: a load worker's timers were up to {late:.0f} ms late (p99)"
+    if late > LAG_P99_MS or often_late > LAG_P50_MS:
+        return f"client-bound: a load worker woke {often_late:.1f} ms late (median; p99 {late:.0f} ms)"
     if evidence.capacity:
         tokens_per_s, streams = evidence.capacity
         if evidence.tokens_per_s > tokens_per_s * BEYOND * len(client):
@@ -95,6 +98,13 @@ def throttled(evidence: Evidence) -> str | None:
     """The GPU ran below its clock."""
     if evidence.throttled:
         return f"throttled: the GPU lowered its clocks ({', '.join(evidence.throttled)})"
+
+
+def too_few(values) -> str | None:
+    """Fewer than stats.MIN_SAMPLES answers."""
+    n = len(stats.finite(values))
+    if n < stats.MIN_SAMPLES:
+        return f"too few samples: {n}, at least {stats.MIN_SAMPLES} are needed"
 
 
 def warming_up(values) -> str | None:

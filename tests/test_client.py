@@ -108,3 +108,86 @@ def test_vllm_sends_exactly_the_tokens_that_were_asked_for(server):
     assert (record.error, record.output_tokens, record.finish) == (None, 33, "length")
     assert sum(n for _, n in record.reads) == 33
     assert record.sent < record.first < record.last <= record.done
+
+
+def test_another_call_of_the_same_task_is_none_of_the_records_business():
+    reply = json.dumps({"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": []}).encode()
+    plain = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(reply) + reply
+
+    async def once():
+        async with answering(plain) as url, Client(url, None, "m", 5) as client:
+            await client.chat(HELLO)
+            return await client.openai.completions.create(model="m", prompt="a")
+
+    assert asyncio.run(once()).id == "x"
+
+
+def test_a_connection_is_used_again_and_a_closed_one_is_not():
+    whole = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+    body_bytes = event(1, "a") + DONE
+    seen = []
+
+    async def once():
+        async def answer(reader, writer):
+            seen.append(0)
+            for _ in range(2):  # two answers a connection, then it closes
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(l for l in head.lower().split(b"\r\n") if l.startswith(b"content-length"))
+                await reader.readexactly(int(length.split(b":")[1]))
+                seen[-1] += 1
+                writer.write(whole % len(body_bytes) + body_bytes)
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server, Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", None, "m", 5) as client:
+            records = []
+            for _ in range(5):
+                records.append(await client.chat(HELLO))
+                await asyncio.sleep(0.02)
+            return records
+
+    assert [r.error for r in asyncio.run(once())] == [None] * 5
+    assert seen == [2, 2, 1]
+
+
+def test_a_request_larger_than_the_socket_takes_is_sent_whole_and_the_clock_starts_at_its_end():
+    large = Request([{"role": "user", "content": "x" * 8_000_000}], 4)
+
+    async def once():
+        async def answer(reader, writer):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.3)  # the socket's buffers fill meanwhile
+            length = next(l for l in head.lower().split(b"\r\n") if l.startswith(b"content-length"))
+            assert len(await reader.readexactly(int(length.split(b":")[1]))) > 8_000_000
+            writer.write(OK + body(event(1, "a"), DONE))
+            await writer.drain()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, limit=1 << 16)
+        async with server, Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", None, "m", 5) as client:
+            began = asyncio.get_running_loop().time()
+            return began, await client.chat(large)
+
+    began, record = asyncio.run(once())
+    assert record.error is None and record.output_tokens == 1
+    assert record.sent - began > 0.25 and record.first > record.sent
+
+
+def test_a_reply_without_a_length_ends_with_its_connection():
+    record = ask(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event(1, "a") + DONE)
+    assert (record.error, record.output_tokens) == (None, 1)
+
+
+def test_a_compressed_reply_is_not_believed():
+    import gzip
+    packed = gzip.compress(event(1, "a") + DONE)
+    record = ask(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed)
+    assert record.error == "garbage"
+
+
+def test_what_is_no_http_is_a_row():
+    assert ask(b"SSH-2.0-OpenSSH_9.2\r\n").error == "reset"
+
+
+def test_no_key_and_no_prompt_stands_in_a_record():
+    record = ask(OK + body(event(1, "a"), DONE))
+    assert "hello" not in str({**vars(record), "text": ""})

@@ -1,0 +1,64 @@
+"""A figure that is not the server's is said not to be, with its reason."""
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lib import verdicts
+from lib.verdicts import Evidence, judge
+
+CALM = {"cpu_share": 0.2, "wait_share": 0.01, "lag_p50_ms": 0.1, "lag_p99_ms": 2.0}
+GOOD = Evidence(sent=100, failed=0, streams=8, tokens_per_s=1000.0, client=[CALM], capacity=(40_000.0, 256),
+                cached_share=0.02)
+STEADY = np.random.default_rng(1).normal(10, 1, 100)
+
+
+def test_a_series_with_nothing_against_it_is_valid():
+    assert judge(STEADY, GOOD) == "valid"
+
+
+@pytest.mark.parametrize("kind, change", [
+    ("errors", {"failed": 2}),
+    ("client-bound", {"client": [CALM, CALM | {"cpu_share": 0.97}]}),
+    ("client-bound", {"client": [CALM | {"wait_share": 0.3}]}),
+    ("client-bound", {"client": [CALM | {"lag_p99_ms": 40.0}]}),
+    ("client-bound", {"client": [CALM | {"lag_p50_ms": 4.0}]}),
+    ("client-bound", {"tokens_per_s": 60_000.0}),
+    ("cache-warm", {"cached_share": 0.8}),
+    ("throttled", {"throttled": ("power cap",)}),
+])
+def test_each_reason_against_a_series_is_found_and_named(kind, change):
+    said = judge(STEADY, dataclasses.replace(GOOD, **change))
+    assert said.startswith(kind) and kind in verdicts.KINDS and "\n" not in said
+
+
+def test_two_workers_carry_twice_what_one_was_calibrated_for():
+    assert judge(STEADY, dataclasses.replace(GOOD, tokens_per_s=60_000.0, client=[CALM, CALM])) == "valid"
+
+
+def test_a_cache_that_is_meant_to_be_hit_is_no_fault():
+    assert judge(STEADY, dataclasses.replace(GOOD, cached_share=0.8, cache_expected=True)) == "valid"
+
+
+def test_a_worker_whose_waiting_is_not_known_is_judged_by_the_rest():
+    assert judge(STEADY, dataclasses.replace(GOOD, client=[CALM | {"wait_share": None}])) == "valid"
+
+
+def test_few_values_are_too_few():
+    assert judge(STEADY[:5], GOOD).startswith("too few samples: 5")
+
+
+def test_a_slow_beginning_is_a_warm_up_and_a_slow_end_is_not():
+    slow_first = np.concatenate([STEADY[:10] * 2, STEADY[10:]])
+    assert judge(slow_first, GOOD).startswith("warming up")
+    assert "warming up" not in judge(slow_first[::-1], GOOD)
+    assert "warming up" not in judge(slow_first, GOOD, time=False)
+
+
+def test_a_drift_is_named_with_its_direction():
+    assert "rises" in judge(STEADY + np.linspace(0, 8, 100), GOOD)
+
+
+def test_several_reasons_are_all_said():
+    said = judge(STEADY, dataclasses.replace(GOOD, failed=50, cached_share=0.5))
+    assert said.startswith("errors") and "; cache-warm" in said

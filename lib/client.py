@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 import openai
 
+from lib.exchange import Aborted, Exchange, current
 from lib.records import Record
-from lib.transport import Aborted, Exchange, StampingTransport, current
+from lib.transport import StampingTransport
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Client:
                    exchange: Exchange | None = None) -> Record:
         """Send one request and read its whole reply. Never raises for what server or network do.
 
-        `exchange`: how a load driver lets a request go that has been built before (see lib.transport).
+        `exchange`: how a load driver lets a request go that has been built before (see lib.exchange).
         """
         record = Record(series, index, phase, requested_tokens=request.max_tokens)
         exchange = exchange or Exchange()

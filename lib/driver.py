@@ -18,9 +18,9 @@ import httpx2
 import numpy as np
 
 from lib.client import Client
+from lib.exchange import Exchange
 from lib.records import Record, Sink
 from lib.shapes import Closed, Shape
-from lib.transport import Exchange
 
 AHEAD = 32  # open loop: how many requests are built before their time
 PAUSE_S = 0.1  # a stream whose request failed waits so long, or a dead server would be hammered

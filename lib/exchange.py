@@ -1,0 +1,109 @@
+"""One request and its reply, as seen at the socket; shared by load driver, client and transport.
+
+A request may wait at a *gate*: openai has built it, a load driver lets it go at the right instant.
+"""
+import asyncio
+import collections
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import httpx2
+
+
+class Aborted(httpx2.TransportError):
+    """The client itself broke the exchange off."""
+
+
+class Turns:
+    """Wakes tasks one an iteration of the event loop, so that between two of them the loop reads its sockets.
+
+    The streams of a batching engine end in the same step; all of them dealt with at once would make every
+    other stream's next read late by the sum of it.
+    """
+
+    def __init__(self):
+        self._waiting: collections.deque = collections.deque()
+
+    def wake(self, future: asyncio.Future) -> None:
+        self._waiting.append(future)
+        if len(self._waiting) == 1:
+            future.get_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        future = self._waiting.popleft()
+        if not future.done():
+            future.set_result(None)
+        if self._waiting:
+            future.get_loop().call_soon(self._next)
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One request and its reply, as seen at the socket. Instants: s, monotonic.
+
+    `reads` holds one pair per read that brought body: its instant, and the length of the body so far.
+    """
+
+    gated: bool = False  # wait for release() before the request is written
+    on_body: Callable | None = None  # takes a good reply's body, in pieces, in place of the layers above
+    on_end: Callable | None = None  # called in the read that ended the reply, before anything above sees it
+    sent: float | None = None  # the write of the request's last byte
+    ended: float | None = None  # the read that ended the reply, or the fault
+    reads: list = field(default_factory=list)
+    status: int | None = None
+    headers: list = field(default_factory=list)
+    error: Exception | None = None
+    ready: bool = False  # built by the layers above, waiting at the gate
+    data: bytes = b""  # the request, until it has been written
+    parts: list = field(default_factory=list)  # of the body, not yet taken
+    size: int = 0  # of the body so far, and of what has been taken
+    taken: int = 0
+    begin: Callable | None = None  # finds a connection and starts; set by the transport
+    connection: object = None  # that carries it at present
+    turns: Turns | None = None
+    waiter: asyncio.Future | None = None  # of the layers above: a piece, or the end
+
+    def release(self) -> None:
+        """Open the gate. The request is written before this returns, if a connection is at hand."""
+        self.gated = False
+        if self.ready and self.begin:
+            begin, self.begin = self.begin, None
+            begin(self)
+
+    def break_off(self) -> None:
+        """End it from this side: the layers above get Aborted after what has come so far."""
+        self.gated = False
+        if self.connection is not None:
+            self.connection.end(Aborted("broken off by the client"))
+        elif self.ended is None:
+            self.fail(Aborted("broken off by the client"))
+
+    def fail(self, error: Exception) -> None:
+        """It has ended without a connection."""
+        self.error, self.ended, self.begin = error, time.monotonic(), None
+        if self.on_end:
+            self.on_end(self)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the layers above take what is there, when their turn comes."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            self.turns.wake(waiter)
+
+    def take(self) -> bytes:
+        """The part of the body that has come since the last take."""
+        data, self.parts, self.taken = b"".join(self.parts), [], self.size
+        return data
+
+
+current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+async def more(exchange: Exchange) -> None:
+    """Wait until there is something to take, or the end."""
+    if exchange.ended is None:
+        exchange.waiter = asyncio.get_running_loop().create_future()
+        await exchange.waiter

@@ -56,7 +56,7 @@ class Client:
         record = Record(series, index, phase, requested_tokens=request.max_tokens)
         exchange = exchange or Exchange()
         token = current.set(exchange)
-        reply = _Reply(record, exchange.reads)
+        reply = _Reply(record, exchange)
         exchange.on_body = reply.feed
         try:
             # openai's general call: its typed one walks every parameter in Python, 0.3 ms a request.
@@ -127,12 +127,11 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 class _Reply:
     """Server-sent events -> the fields of a record.
 
-    `reads`: (instant, length of the body so far) of every read. Bytes may be fed in any pieces: an event came
-    with the read that brought its last byte.
+    Bytes may be fed in any pieces: an event came with the read of `exchange` that brought its last byte.
     """
 
-    def __init__(self, record: Record, reads: list):
-        self._record, self._reads = record, reads
+    def __init__(self, record: Record, exchange: Exchange):
+        self._record, self._read_at, self._read_to = record, exchange.read_at, exchange.read_to
         self._rest, self._offset, self._read = b"", 0, 0
         self._texts: list[str] = []
         self._times: list[float] = []
@@ -178,11 +177,10 @@ class _Reply:
             self._count(usage.completion_tokens - record.output_tokens, chunk.sent_at)
 
     def _count(self, new: int, sent_at: float | None) -> None:
-        record, reads = self._record, self._reads
-        while reads[self._read][1] < self._offset and self._read < len(reads) - 1:
+        while self._read_to[self._read] < self._offset and self._read < len(self._read_to) - 1:
             self._read += 1
-        read_at = reads[self._read][0]
-        record.output_tokens += new
+        read_at = self._read_at[self._read]
+        self._record.output_tokens += new
         if self._times and self._times[-1] == read_at:
             self._counts[-1] += new  # the same read brought several events
             return

@@ -60,7 +60,8 @@ class Connection(asyncio.Protocol):
             self.end(httpx2.RemoteProtocolError(f"the reply is no HTTP: {error}"), now)
             return
         if exchange.size != before:
-            exchange.reads.append((now, exchange.size))
+            exchange.read_at.append(now)
+            exchange.read_to.append(exchange.size)
         if self._complete:
             self.end(None, now)
         elif exchange.size - exchange.taken > PIECE:

@@ -43,7 +43,8 @@ class Turns:
 class Exchange:
     """One request and its reply, as seen at the socket. Instants: s, monotonic.
 
-    `reads` holds one pair per read that brought body: its instant, and the length of the body so far.
+    Of every read that brought body: `read_at`, its instant, and `read_to`, the length of the body after it. Two flat
+    lists, for pairs would be objects that the garbage collector walks in the middle of a measurement.
     """
 
     gated: bool = False  # wait for release() before the request is written
@@ -51,7 +52,8 @@ class Exchange:
     on_end: Callable | None = None  # called in the read that ended the reply, before anything above sees it
     sent: float | None = None  # the write of the request's last byte
     ended: float | None = None  # the read that ended the reply, or the fault
-    reads: list = field(default_factory=list)
+    read_at: list = field(default_factory=list)
+    read_to: list = field(default_factory=list)
     status: int | None = None
     headers: list = field(default_factory=list)
     error: Exception | None = None

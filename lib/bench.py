@@ -60,6 +60,20 @@ class Bench:
                     counts=series.counts)
         return pd.DataFrame(rows)
 
+    async def alternate(self, name: str, variants: dict, rounds: int = 6, **options) -> dict[str, pd.DataFrame]:
+        """Measure variants in turn, A B B A, A B B A, …, so that what drifts meets all alike.
+
+        variants: name -> (workload, shape). -> name -> the measured rows of all its series with a column `round`, as
+        lib.compare.compare takes them with `paired_rounds`.
+        """
+        rows = {variant: [] for variant in variants}
+        for number in range(rounds):
+            there_and_back = [*variants, *reversed(variants)]
+            for half, variant in enumerate(there_and_back):
+                series = await self.measure(f"{name}.{variant}.{number}-{half}", *variants[variant], **options)
+                rows[variant].append(series.measured.assign(round=number))
+        return {variant: pd.concat(frames, ignore_index=True) for variant, frames in rows.items()}
+
     async def calibrate(self, streams: list, seconds: float) -> Calibration:
         """Put this client to the metronome once a run; the notebooks that follow judge by what it found."""
         found = await calibration.calibrate(streams, seconds)

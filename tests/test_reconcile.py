@@ -8,7 +8,7 @@ import pytest
 
 from lib import reconcile, records, telemetry, workloads
 from lib.reconcile import DECODE, E2E, ITL, PREFILL, QUEUE, TPOT, TTFT
-from lib.telemetry import Histogram, Snapshot
+from lib.snapshot import Histogram, Snapshot
 
 EDGES = (0.02, 0.04, 0.1, 0.5, 1.0, math.inf)
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import reconcile, telemetry, workloads
+from lib import reconcile, snapshot, telemetry, workloads
 from lib.server import Server
-from lib.telemetry import Histogram, parse, watch
+from lib.snapshot import Histogram, parse
+from lib.telemetry import watch
 
 # Cut from what vLLM 0.32 really sends, with a second engine and a second model put beside the first.
 TEXT = """\

@@ -6,6 +6,7 @@ from IPython.display import HTML
 from lib import images
 from lib.probes import Probe
 
+SIDE = 448  # pixels; a larger picture is shown smaller, so that a page holds many
 ROW = "display:flex; gap:1em; align-items:center; border-bottom:1px solid #8884; padding:.6em 0"
 
 
@@ -19,8 +20,17 @@ def show(probes: list[Probe], rows: list[dict]) -> HTML:
 
 def _line(probe: Probe, row: dict) -> str:
     earlier = " → ".join(m["content"] if isinstance(m["content"], str) else m["content"][-1]["text"] for m in probe.messages)
-    pictures = "".join(f'<img src="{images.data_url(p)}" alt="{escape(probe.kind)}" style="height:7em">' for p in probe.pictures)
+    pictures = "".join(f'<img src="{_small(p)}" alt="{escape(probe.kind)}" style="height:7em">' for p in probe.pictures)
     reply = row["error"] or row["reply"]
     mark = "✓ right" if row["correct"] else f"✗ expected: {escape(probe.answer)}"
     return (f'<div style="{ROW}"><div>{pictures}</div><div><div>{escape(earlier)}</div>'
             f'<div><b>{escape(reply or "(no reply)")}</b></div><div><small>{escape(probe.kind)} · {mark}</small></div></div></div>')
+
+
+def _small(picture: images.Picture) -> str:
+    """A data URL of what fits into a page."""
+    if max(picture.size) <= SIDE:
+        return images.data_url(picture)
+    small = picture.image.copy()
+    small.thumbnail((SIDE, SIDE))
+    return images.data_url(images.Picture(picture.kind, picture.seed, small, picture.facts, "jpeg"))

@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 from PIL import Image, ImageOps
 
+from lib import ROOT
 from lib.images import MAX_SIDE, Picture, Question
 
 NOT_PICTURES = {".md", ".yaml", ".yml", ".txt"}  # notes that belong in such a folder
@@ -31,13 +32,24 @@ class Folder:
     pictures: list[Picture] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        """Counts, then a line for each thing that was skipped."""
+        questions = sum(len(p.own_questions) for p in self.pictures)
+        silent = [p.name for p in self.pictures if not p.own_questions]
+        lines = [f"{len(self.pictures)} pictures, {questions} questions about them, {len(self.skipped)} skipped"]
+        lines += [f"skipped  {line}" for line in self.skipped]
+        lines += [f"no question in answers.yaml about {', '.join(silent)}"] * bool(silent)
+        # A file name may hold anything, a line break too.
+        return "\n".join("".join(c if c.isprintable() else "�" for c in line) for line in lines)
+
 
 def load_folder(path: str | Path, max_side: int = MAX_SIDE, max_bytes: int = 20_000_000) -> Folder:
     """Read every picture of a folder, in name order; a missing folder is an empty one.
 
+    path: where it is; a relative one starts in the workbook's folder, wherever a notebook runs.
     max_side, max_bytes: the largest picture (pixels a side, bytes a file) that the server is sent.
     """
-    path, folder = Path(path), Folder()
+    path, folder = ROOT / path, Folder()
     if not path.is_dir():
         return folder
     answers = _answers(path / "answers.yaml", folder.skipped)

@@ -99,6 +99,12 @@ def own(folder_pictures: Sequence[images.Picture]) -> list[Probe]:
         for picture in folder_pictures for q in picture.own_questions]
 
 
+def refused(asked: Sequence[Probe], rows: Sequence[dict]) -> list[str]:
+    """A line for each probe that the server did not answer, too large a picture among them: which, and what it said."""
+    return [" ".join(f"{', '.join(p.name for p in probe.pictures)}: {row['error']}".split())
+            for probe, row in zip(asked, rows) if row["error"]]
+
+
 def judge(probe: Probe, text: str | None) -> bool:
     """Whether a reply answers the probe correctly."""
     return judging.correct(probe.ask, probe.facts, text or "", probe.answer)

@@ -235,6 +235,14 @@ def test_own_questions_come_from_answers_yaml(tmp_path):
     assert any("no file lost.png" in line for line in folder.skipped) and any("bad.png needs" in line for line in folder.skipped)
 
 
+def test_a_folder_tells_what_it_holds_and_skipped_in_one_line_each(tmp_path):
+    (tmp_path / "two\nlines.png").write_bytes(b"")
+    Image.new("RGB", (70, 70)).save(tmp_path / "cat.png")
+    first, skipped, silent = str(load_folder(tmp_path)).split("\n")
+    assert first == "1 pictures, 0 questions about them, 1 skipped"
+    assert skipped.endswith("lines.png: not a picture") and silent.endswith("about cat.png")
+
+
 @pytest.mark.parametrize("content", ["[1, 2", "just words", "\x00"])
 def test_a_broken_answers_file_is_said_and_does_not_stop_the_pictures(tmp_path, content):
     Image.new("RGB", (70, 70)).save(tmp_path / "a.png")

@@ -165,5 +165,11 @@ def test_every_request_is_a_row_failures_included():
     assert table.loc["count", "n"] == 9 and table.loc["count", "failed"] == 3
 
 
+def test_what_a_server_refuses_is_named_in_one_line_each_and_the_rest_goes_on():
+    some = [probes.Probe("own", 0, "en", "own", "?", "5", {}, [images.Picture("own", 0, None, {}, name=f"{n}.png")], []) for n in range(4)]
+    rows = [{"error": "BadRequestError: too\nlarge" if n == 2 else None} for n in range(4)]
+    assert probes.refused(some, rows) == ["2.png: BadRequestError: too large"]
+
+
 def test_accuracy_of_nothing_is_an_empty_table():
     assert len(probes.accuracy([])) == 0

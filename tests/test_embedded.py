@@ -1,9 +1,13 @@
 """The embedded model really sees: right with its pictures, at chance without them."""
 import asyncio
+import subprocess
+import sys
 
+import nbformat
 import pytest
 
-from lib import gallery, probes
+from lib import NOTEBOOKS, gallery, images, probes
+from lib.own_pictures import load_folder
 
 
 def share_right(server, asked) -> float:
@@ -31,3 +35,25 @@ def test_a_reply_is_shown_as_text_whatever_it_holds(reply):
     shown = gallery.show(asked, [{"error": None, "reply": reply, "correct": False}]).data
     assert "<script" not in shown and "<img src=http" not in shown
     assert shown.count("<img ") == 1
+
+
+def test_it_answers_about_the_pictures_that_come_with_the_workbook(server):
+    folder = load_folder("data/images")
+    assert not folder.skipped
+    assert share_right(server, probes.own(folder.pictures)) > 0.8
+
+
+def test_the_health_check_asks_about_pictures_of_your_own_and_names_what_it_skips(as_user, run_name, tmp_path):
+    good, mine = images.make("shape", 5, (2000, 1500), "jpeg"), tmp_path / "mine"
+    mine.mkdir()
+    (mine / "whole.jpg").write_bytes(good.data)
+    (mine / "cut.jpg").write_bytes(good.data[:9000])
+    (mine / "answers.yaml").write_text(f"whole.jpg:\n  - question: What shape is it?\n    answer: {good.facts['shape']}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", NOTEBOOKS / "01_health_check.ipynb", "out.ipynb", "-p", "server", as_user.url,
+         "-p", "run_name", run_name, "-p", "questions", "1", "-p", "pictures", mine, "--no-progress-bar"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shown = str(nbformat.read(tmp_path / "out.ipynb", 4))
+    assert "1 pictures, 1 questions about them, 1 skipped" in shown and "cut.jpg: truncated" in shown
+    assert "of 1 questions were answered" in shown

@@ -72,8 +72,12 @@ def main() -> None:
     result = {"n": options.n, "seed": options.seed}
 
     def put(some):
-        fresh = openai.AsyncOpenAI(base_url=options.url, api_key=os.environ.get("WORKBOOK_API_KEY") or "none", timeout=300)  # a client belongs to one event loop
-        return asyncio.run(probes.ask(fresh, options.model, some, concurrency=16))
+        async def once():  # a client belongs to one event loop
+            async with openai.AsyncOpenAI(base_url=options.url, api_key=os.environ.get("WORKBOOK_API_KEY") or "none",
+                                          timeout=300) as client:
+                return await probes.ask(client, options.model, some, concurrency=16)
+
+        return asyncio.run(once())
 
     start = time.monotonic()
     some = probes.questions(probes.KINDS, options.n, options.seed)

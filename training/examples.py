@@ -18,7 +18,8 @@ EXAMPLES = [("shape.png", "shape", 11, (256, 256), "png"), ("number.png", "numbe
             ("receipt.png", "receipt", 3, (256, 320), "png"), ("photo-1024x768.jpg", "shape", 42, (1024, 768), "jpeg")]
 README = """# Pictures
 Drawn by `lib/images.py` from fixed seeds (`python -m training.examples` writes them again). Put pictures of your own beside
-them, and what to ask about them into `answers.yaml`: they become part of every multimodal run.
+them, and what to ask about them into `answers.yaml`: `01_health_check` asks that too, and shows the answers. Its parameter
+`pictures` names another folder: `.venv/bin/workbook run 01 -p pictures /home/me/pictures`.
 
 ```yaml
 cat.jpg:
@@ -29,8 +30,8 @@ cat.jpg:
     lang: zh
 ```
 
-JPEG, PNG, WebP, BMP or GIF (not animated), up to 4,096 pixels a side. A file that cannot be used is named in one line and
-left out. EXIF orientation is applied; metadata is never sent.
+JPEG, PNG, WebP, BMP or GIF (not animated), up to 4,096 pixels a side. A file that cannot be used is named in one line with
+the reason, counted and left out; a picture without a question is named too. EXIF orientation is applied; metadata is never sent.
 """
 
 

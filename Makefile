@@ -5,7 +5,7 @@ READY := $(VENV)/.ready-$(KIND)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab serve doctor clean
+.PHONY: help report test bench lab serve doctor clean
 
 help:
 	@echo "make report   run the whole workbook and write outputs/latest/report.html"
@@ -13,6 +13,7 @@ help:
 	@echo "make serve    the embedded server alone, to explore against"
 	@echo "make doctor   what is wrong with this machine, and the remedy"
 	@echo "make test     all tests"
+	@echo "make bench    this client beside the others, measured on a server with known timing"
 	@echo "make clean    remove the environment and unpublished outputs"
 	@echo "More arguments: make report ARGS='--profile quick --server http://127.0.0.1:8000'"
 
@@ -35,6 +36,9 @@ doctor: $(READY)
 test: $(READY)
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
+bench: $(READY)
+	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) benchmarks/.envs
 	find outputs -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +

@@ -116,7 +116,7 @@ async def calibrate(levels=LEVELS, seconds: float = 2.0, step_ms: float = STEP_M
             rounds = max(2, round(seconds * 1000 / step_ms / TOKENS))
             todo = [Request([{"role": "user", "content": f"{i}"}], TOKENS) for i in range(streams * rounds)]
             frame = await load.run(server, Path(folder) / "rows.jsonl", f"{streams} streams", todo, Closed(streams, stagger_s=0.3),
-                                   processes=processes)
+                                   processes=processes, on="")
             frame = metrics.per_request(frame)
             found.rows.append(await asyncio.to_thread(level, frame, server.truth(), frame.attrs["client"], streams))
         if not found.rows[-1]["believed"]:

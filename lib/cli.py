@@ -15,6 +15,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Evaluates a vLLM server with notebooks and writes a report.")
 SERVER = "embedded, a URL, a model id or folder; auto: what WORKBOOK_SERVER names, else embedded"
 ServerOption = Annotated[str, typer.Option(help=SERVER)]
+LoadOption = Annotated[str, typer.Option(envvar="WORKBOOK_LOAD", help="a Ray cluster that sends the requests: ray, auto, "
+                                         "HOST:PORT or ray://HOST:10001; this machine's processes unless told")]
 FlagsOption = Annotated[str, typer.Option(help="vLLM's own flags for a server that is started, as one string")]
 
 
@@ -26,11 +28,12 @@ def run(
     flags: FlagsOption = "",
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="KEY VALUE (or KEY=VALUE), for the notebooks that declare it")] = None,
     name: Annotated[str, typer.Option(help="the run's folder under outputs/")] = "",
+    load: LoadOption = "",
 ) -> None:
     """Run the notebooks end to end against one server and write the report."""
     from lib import report, runner
 
-    todo = runner.plan(profile, server, notebooks or [], runner.parse_parameters(parameter or []), flags, name)
+    todo = runner.plan(profile, server, notebooks or [], runner.parse_parameters(parameter or []), flags, name, load)
     folder, well = runner.run(todo)
     print(report.shown(folder.path / "report.html"))
     if folder.name == (OUTPUTS / "latest").resolve().name:

@@ -87,7 +87,8 @@ async def run(
     plans = [Plan(server.url, server.api_key, server.model, timeout_s, series, path, workload, shape, count, seconds,
                   warmup, seed, part, processes) for part in range(processes)]
     start = path.stat().st_size if path.exists() else 0
-    with progress(count, series, "requests", quiet) as bar:
+    turns = getattr(workload, "turns", 1)  # of a conversation
+    with progress(count and count * turns, series, "requests", quiet) as bar:
         watch = _Watch(bar, narrow, warmup)
         health = await (cluster.carry_out(plans, watch, on) if on else _carry_out(plans, workers(processes), watch))
     frame = records.read(path, start)

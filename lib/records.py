@@ -23,7 +23,8 @@ ERROR_KINDS = {
 
 @dataclass
 class Record:
-    """One request and its reply. Times are seconds on this machine's monotonic clock.
+    """One request and its reply. Times are seconds on this machine's monotonic clock; those of a request that
+    another host sent were its own and are carried over, give or take `clock_error_s`.
 
     `reads` holds one pair per read that brought tokens: seconds after `sent`, tokens that it brought. `sent_at`
     holds, per read, when the server sent its first token, where the server tells (the metronome does).
@@ -39,6 +40,8 @@ class Record:
     reads: list = field(default_factory=list)
     sent_at: list = field(default_factory=list)
     scheduled: float | None = None  # open loop: when the request was to be sent
+    clock_error_s: float | None = None  # sent from another host: how far its times may be off (see lib.cluster)
+    turn: int | None = None  # of the conversation `index`, from 1
     requested_tokens: int | None = None
     prompt_tokens: int | None = None
     output_tokens: int = 0
@@ -52,6 +55,11 @@ class Record:
 FIELDS = [f.name for f in dataclasses.fields(Record)]
 
 
+def encoded(record: Record) -> bytes:
+    """A record's line in the file."""
+    return msgspec.json.encode(record) + b"\n"
+
+
 class Sink:
     """Appends records to a JSONL file as they end, so that a cut-off run keeps what it has. Several processes may
     append to one file: a line is one write."""
@@ -62,7 +70,11 @@ class Sink:
         self._file = path.open("ab", buffering=0)
 
     def write(self, record: Record) -> None:
-        self._file.write(msgspec.json.encode(record) + b"\n")
+        self._file.write(encoded(record))
+
+    def append(self, lines: bytes) -> None:
+        """Records that were `encoded` elsewhere."""
+        self._file.write(lines)
 
     def close(self) -> None:
         self._file.close()
@@ -97,6 +109,7 @@ def to_frame(rows: list) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=FIELDS)
     # Pairs as lists of lists take ten times the memory of an array.
     frame["reads"] = [np.asarray(r if r is not None else [], dtype=float).reshape(-1, 2) for r in frame["reads"]]
-    numeric = ["index", "scheduled", "sent", "first", "last", "done", "requested_tokens", "prompt_tokens", "output_tokens"]
+    numeric = ["index", "turn", "scheduled", "sent", "first", "last", "done", "requested_tokens", "prompt_tokens", "output_tokens",
+               "clock_error_s"]
     frame[numeric] = frame[numeric].apply(pd.to_numeric, errors="coerce")
     return frame.sort_values(["sent", "index"], na_position="last", ignore_index=True)

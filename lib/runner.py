@@ -18,7 +18,7 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
-from lib import DATA, NOTEBOOKS, OUTPUTS, bench, launch, report
+from lib import DATA, NOTEBOOKS, OUTPUTS, bench, cluster, launch, report
 from lib.errors import UserError
 from lib.progress import mirrored, progress
 from lib.rundir import RunDir, write_text
@@ -38,10 +38,11 @@ class Plan:
     parameters: dict = field(default_factory=dict)
     flags: str = ""
     name: str = ""
+    load: str = ""
 
 
 # -- what was asked ----------------------------------------------------------------------------------
-def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flags: str = "", name: str = "") -> Plan:
+def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flags: str = "", name: str = "", load: str = "") -> Plan:
     """Check everything that can be known beforehand. Raises UserError for an unknown profile, notebook or
     parameter and for a value of the wrong type, naming the nearest that exists."""
     chosen = [_notebook(n) for n in notebooks] or all_notebooks()
@@ -57,8 +58,10 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
             raise UserError(f"none of the chosen notebooks declares {key!r}: "
                             f"{', '.join(n for n in declared if key in declared[n])} does")
         merged[key] = _typed(key, value, known[key])
+    if load:
+        cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")
-    return Plan(profile, server, sorted(set(chosen)), merged, flags, name)
+    return Plan(profile, server, sorted(set(chosen)), merged, flags, name, load)
 
 
 def all_notebooks() -> list[str]:
@@ -145,6 +148,7 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
             notebooks={name: {"status": "not run"} for name in todo.notebooks},
         )
         folder.make_latest()
+        os.environ["WORKBOOK_LOAD"] = todo.load
         os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
         with progress(len(todo.notebooks), "notebooks") as bar, mirrored(bar, folder.path / ".progress"):
             try:
@@ -202,6 +206,7 @@ def _command(todo: Plan) -> str:
     """The command that makes this run again."""
     words = ["workbook", "run", "--profile", todo.profile, "--server", todo.server]
     words += ["--flags", shlex.join(launch.without_key(shlex.split(todo.flags)))] if todo.flags else []
+    words += ["--load", todo.load] if todo.load else []
     own = load_profile(todo.profile)
     words += [w for k, v in todo.parameters.items() if own.get(k) != v for w in ("-p", k, str(v))]
     return shlex.join(words + (todo.notebooks if todo.notebooks != all_notebooks() else []))

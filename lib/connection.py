@@ -14,7 +14,7 @@ import httpx2
 from lib.exchange import Exchange
 
 SMALL = 64 * 1024  # bytes; less than any usual socket buffer
-PIECE = 256 * 1024  # bytes of a body that are kept before the layers above are woken to take them
+PIECE = 16 * 1024  # bytes of a body, some 50 chunks, that are kept before the layers above are woken to take them
 IDLE_LIMIT_S = 4.0  # a connection is not used again after this; vLLM's server closes idle ones after 5 s
 
 

@@ -140,7 +140,7 @@ class Benchmark:
                  + f"; about 100 tokens in, {self.tokens} out"]
         if "ours-all" in set(frame["client"]) and len(self.cpus) < self.processes:
             about += shared
-        markdown = table.text(frame, about + table.reached(frame) + self.notes)
+        markdown = table.text(frame, about + table.reached(frame) + table.never_reached(frame) + self.notes)
         table.keep(self.folder, frame, markdown)
         return markdown
 

@@ -26,7 +26,7 @@ def compare(streams: int, truth: pd.DataFrame, found: pd.DataFrame, usage) -> di
         "cpu_share": cpu_s / length, "peak_mib": usage.peak_mib, "wall_s": usage.wall_s,
         "others_share": max(usage.within(*window, f"others{where}_s") for where in ("", "_by_metronome")) / length,
         "true_ttft_ms": truth["ttft_ms"].median(), "true_tpot_ms": truth["tpot_ms"].median(),
-        "sent_tokens": int(truth["tokens"].sum()), "steady_requests": len(ranks),
+        "most_in_flight": _most_in_flight(truth), "sent_tokens": int(truth["tokens"].sum()), "steady_requests": len(ranks),
     }
     steady = _errors(truth.iloc[ranks], found.iloc[ranks[ranks < len(found)]])
     return row | _errors(truth, found) | {f"steady_{name}": value for name, value in steady.items()}
@@ -36,6 +36,11 @@ def _window(streams: int, truth: pd.DataFrame) -> tuple[float, float]:
     if len(truth) <= streams:
         return float("nan"), float("nan")
     return float(truth["arrived"].iloc[streams - 1]), float(truth["arrived"].iloc[-1])
+
+
+def _most_in_flight(truth: pd.DataFrame) -> int:
+    instants = np.concatenate([truth["arrived"], truth["last"]])
+    return int(np.cumsum(np.repeat([1, -1], len(truth))[np.argsort(instants)]).max(initial=0))
 
 
 def _errors(truth: pd.DataFrame, found: pd.DataFrame) -> dict:

@@ -78,6 +78,12 @@ def reached(frame: pd.DataFrame) -> list[str]:
             f"does (to reach: 90), at {row.cpu_of_raw:.1f} times its CPU per token (at most: 3)" for row in ours.itertuples()]
 
 
+def never_reached(frame: pd.DataFrame) -> list[str]:
+    """Clients that were too slow to keep as many requests in flight as they were told."""
+    short = frame[frame["most_in_flight"] < 0.95 * frame["streams"]]
+    return [f"{row.streams:,} streams: {row.title} never had more than {row.most_in_flight:,} in flight" for row in short.itertuples()]
+
+
 def number(value, decimals: int) -> str:
     return f"{value:,.{decimals}f}" if math.isfinite(value) else "–"
 

@@ -14,15 +14,15 @@ FOLDER = ROOT / "benchmarks" / ".envs"
 def python_of(name: str, requirements: tuple) -> Path:
     """The interpreter of environment `name`, which holds `requirements`. Raises Unavailable.
 
-    What pip chose for the requirements' own requirements stands in versions.txt beside the log.
+    What pip chose for the requirements' own requirements stands in its versions.txt.
     """
     folder = FOLDER / name
-    python, done, log = folder / "bin" / "python", folder / "versions.txt", folder / "install.log"
+    python, done, log = folder / "bin" / "python", folder / "versions.txt", FOLDER / f"{name}.log"
     if python.exists() and done.exists() and done.read_text().splitlines()[0] == _wanted(requirements):
         return python
     print(f"making the environment of {name} ({', '.join(requirements)}); this takes a minute or two, once", flush=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        FOLDER.mkdir(parents=True, exist_ok=True)
         with log.open("w") as output:
             _call([sys.executable, "-m", "venv", "--clear", folder], output)
             if "torch" in requirements:

@@ -1,4 +1,5 @@
 """The benchmark: its rows say what was sent, its errors are right, and what cannot run is a line."""
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,12 +56,21 @@ def bench(tmp_path):
     return Benchmark(tmp_path, 5)
 
 
-def test_what_cannot_be_installed_is_a_line(bench, monkeypatch, tmp_path, capsys):
+def test_a_folder_that_cannot_be_made_is_a_line(bench, monkeypatch, tmp_path, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setattr(environments, "FOLDER", tmp_path / "file")
     assert list(bench.available([CLIENTS["aiperf"], CLIENTS["raw"]])) == ["raw"]
-    assert bench.notes == ["skipped: AIPerf 0.13.0: no environment could be made (Not a directory)"]
+    assert bench.notes == ["skipped: AIPerf 0.13.0: no environment could be made (File exists)"]
     assert bench.notes[0] in capsys.readouterr().out
+
+
+def test_an_unreachable_network_is_a_line(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(environments, "FOLDER", tmp_path / "envs")
+    for name, value in {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",
+                        "PIP_CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    assert bench.available([CLIENTS["aiperf"]]) == {}
+    assert len(bench.notes) == 1 and "could not be installed" in bench.notes[0] and "is the network up?" in bench.notes[0]
 
 
 @pytest.mark.parametrize("program, words", [

@@ -40,7 +40,7 @@ class Record:
     reads: list = field(default_factory=list)
     sent_at: list = field(default_factory=list)
     scheduled: float | None = None  # open loop: when the request was to be sent
-    clock_error_s: float | None = None  # sent from another host: how far its times may be off (see lib.cluster)
+    clock_error_s: float | None = None  # sent from another host: how far its times may be off (see lib.remote)
     turn: int | None = None  # of the conversation `index`, from 1
     requested_tokens: int | None = None
     prompt_tokens: int | None = None

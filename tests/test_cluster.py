@@ -16,7 +16,7 @@ import psutil
 import pytest
 from hypothesis import given, strategies as st
 
-from lib import calibration, cluster, load, metrics, records
+from lib import calibration, cluster, load, metrics, records, remote
 from lib.client import Request
 from lib.errors import UserError
 from lib.records import Record
@@ -47,7 +47,7 @@ delays = st.floats(0, 0.1)
 @given(st.floats(-1e5, 1e5), st.lists(st.tuples(delays, delays, delays), min_size=1, max_size=30), st.floats(-40e-6, 40e-6))
 def test_the_true_offset_is_within_the_stated_error(offset, exchanges, drift):
     """However unlike the two ways are, and while the clocks part."""
-    clock, now = cluster.Clock(), 0.0
+    clock, now = remote.Clock(), 0.0
     for there, inside, back in exchanges:
         theirs = [t + offset + drift * t for t in (now + there, now + there + inside)]
         clock.exchange(now, *theirs, now + there + inside + back)
@@ -58,7 +58,7 @@ def test_the_true_offset_is_within_the_stated_error(offset, exchanges, drift):
 
 def test_intervals_of_a_record_do_not_depend_on_the_offset():
     far = Record("s", 0, sent=1005.0, first=1005.2, last=1006.0, done=1006.1, scheduled=1004.5, reads=[(0.2, 1)], sent_at=[-999.9])
-    near = cluster.in_our_clock(far, 1000.0, 0.003)
+    near = remote.in_our_clock(far, 1000.0, 0.003)
     assert (near.sent, near.first, near.scheduled, near.clock_error_s) == pytest.approx((5.0, 5.2, 4.5, 0.003))
     assert near.last - near.first == pytest.approx(far.last - far.first) and near.reads == far.reads
     assert near.sent_at == pytest.approx([0.1])
@@ -97,7 +97,7 @@ def test_a_server_on_our_loopback_is_not_asked_for_from_elsewhere():
 
 
 def test_a_worker_of_another_version_is_refused():
-    ours = cluster.versions()
+    ours = remote.versions()
     cluster._compare({"host": "far", "versions": ours}, ours)
     with pytest.raises(UserError, match="on far would measure differently .lib another there, .* here"):
         cluster._compare({"host": "far", "versions": ours | {"lib": "another"}}, ours)

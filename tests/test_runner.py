@@ -30,8 +30,9 @@ def test_every_figure_is_there_sane_and_leads_back_to_its_records(finished_run):
         for statistic in STATISTICS:
             figure = figures[f"single.{metric.removesuffix('_s')}.{statistic}"]
             assert (folder.path / figure["records"]).exists() and figure["notebook"] == "02_single_request"
-            if statistic != "p99":  # 100 requests carry none
-                assert 0 < figure["value"] < math.inf and figure["n"] == 100 and figure["unit"]
+            if statistic not in ("p95", "p99"):  # which 100 requests need not carry
+                assert 0 < figure["value"] < math.inf and figure["unit"]
+                assert figure["n"] == 100 or metric not in metrics.PER_REQUEST
     rows = metrics.measured(metrics.per_request(records.read(folder.requests_file("single"))))
     assert figures["single.ttft.median"]["value"] == pytest.approx(rows["ttft_s"].median() * 1000)
     low, high = figures["single.decode_tps.mean"]["interval"]
@@ -44,7 +45,7 @@ def test_the_report_holds_figures_and_plots_and_loads_nothing(finished_run):
     page = folder.path / "report.html"
     text, source = report.as_text(page), page.read_text()
     assert "TTFT" in text and "Single request" in text and folder.info()["model"] in text
-    assert source.count("data:image/svg+xml;base64,") == len(folder.plots()) == 4
+    assert source.count("data:image/svg+xml;base64,") == len(folder.plots()) >= 5
     assert report.loads_from_elsewhere(page) == []
 
 

@@ -30,6 +30,13 @@ EMBEDDED = DATA / "models" / "tiny-qwen3-vl"
 START_LIMIT_S = 900  # a first start on a GPU compiles kernels; a large model loads for minutes
 
 
+def is_url(spec: str) -> bool:
+    """Does a spec name a server that runs already?"""
+    if spec == "auto":
+        spec = os.environ.get("WORKBOOK_SERVER") or "embedded"
+    return spec.startswith(("http://", "https://"))
+
+
 def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None = None) -> Server:
     """The server that `spec` names, started if need be. `flags`: vLLM's own, as one string or a list.
 

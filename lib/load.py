@@ -22,6 +22,7 @@ from lib.progress import progress
 from lib.shapes import Closed, Shape
 
 START_IN_S = 0.1  # from "go" to the first request: time for the message to reach every worker
+GONE_S = 10.0  # a server that has refused every connection for so long is gone: the series ends
 
 
 class _Worker:
@@ -69,8 +70,8 @@ async def run(
 
     workload: workload[i] gives the i-th lib.client.Request; a list will do. shape: lib.shapes, or a number for
     a closed loop of so many streams. It ends after `count` requests (a list's length unless told), after
-    `seconds`, or when the interval of the mean TPOT and of the mean TTFT is within ± `narrow` (0.02: 2 %),
-    whichever comes first. The first `warmup` requests are marked as such. processes: None chooses from this
+    `seconds`, when the interval of the mean TPOT and of the mean TTFT is within ± `narrow` (0.02: 2 %), or when
+    the server has been gone for GONE_S, whichever comes first. The first `warmup` requests are marked as such. processes: None chooses from this
     machine's calibration. on: the Ray cluster that sends them (see lib.cluster), "" for processes here, None for
     what WORKBOOK_LOAD says. `attrs["client"]` of the frame holds how each worker fared (see lib.driver).
     """
@@ -88,7 +89,7 @@ async def run(
                   warmup, seed, part, processes) for part in range(processes)]
     start = path.stat().st_size if path.exists() else 0
     turns = getattr(workload, "turns", 1)  # of a conversation
-    with progress(count and count * turns, series, "requests", quiet) as bar:
+    with progress(count and count * turns, series, "requests", quiet, seconds) as bar:
         watch = _Watch(bar, narrow, warmup)
         health = await (cluster.carry_out(plans, watch, on) if on else _carry_out(plans, workers(processes), watch))
     frame = records.read(path, start)
@@ -102,12 +103,17 @@ class _Watch:
     def __init__(self, bar, narrow: float | None, warmup: int):
         self._bar, self._narrow, self._warmup = bar, narrow, warmup
         self._failed, self._next_look = 0, stats.FIRST_LOOK
+        self._refused_since: float | None = None
         self._ttft: list[float] = []
         self._tpot: list[float] = []
 
     def rows(self, rows: list[tuple]) -> None:
         for _, phase, ttft, tpot, _, error in rows:
             self._failed += error is not None
+            if error != "refused":
+                self._refused_since = None
+            elif self._refused_since is None:
+                self._refused_since = time.monotonic()
             if phase == "measure" and ttft is not None and tpot is not None:
                 self._ttft.append(ttft)
                 self._tpot.append(tpot)
@@ -115,6 +121,8 @@ class _Watch:
         self._bar.update(len(rows))
 
     def enough(self) -> bool:
+        if self._refused_since is not None and time.monotonic() - self._refused_since > GONE_S:
+            return True
         if self._narrow is None or len(self._tpot) < self._next_look:
             return False
         self._next_look = int(len(self._tpot) * stats.LOOK_GROWTH)

@@ -45,12 +45,13 @@ def _in_kernel() -> bool:
     return hasattr(shell, "kernel")
 
 
-def progress(total: int | None, description: str, unit: str = "", quiet: bool = False) -> tqdm:
-    """A bar over `total` units, also a context manager. Without a total it shows the time that has passed, and
-    what has been counted, if there is a unit."""
+def progress(total: int | None, description: str, unit: str = "", quiet: bool = False, seconds: float | None = None) -> tqdm:
+    """A bar over `total` units, also a context manager. Without a total it shows the time that has passed, of how
+    many `seconds` if that is known, and what has been counted, if there is a unit."""
     look = {"desc": description, "unit": f" {unit}", "total": total}
     if total is None:
-        look["bar_format"] = "{desc}: {n} {unit}, {elapsed} {postfix}" if unit else "{desc}: {elapsed}"
+        of = f" of {tqdm.format_interval(seconds)}" if seconds else ""
+        look["bar_format"] = f"{{desc}}: {{n}} {{unit}}, {{elapsed}}{of} {{postfix}}" if unit else f"{{desc}}: {{elapsed}}{of}"
     if quiet:
         return tqdm(**look, disable=True)
     if _in_kernel():

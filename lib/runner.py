@@ -18,9 +18,9 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
-from lib import DATA, NOTEBOOKS, OUTPUTS, bench, cluster, launch, report
+from lib import DATA, NOTEBOOKS, OUTPUTS, bench, cluster, launch, preflight, report, schedule
 from lib.errors import UserError
-from lib.progress import mirrored, progress
+from lib.progress import mirrored
 from lib.rundir import RunDir, write_text
 
 PROFILES = DATA / "profiles"
@@ -39,6 +39,20 @@ class Plan:
     flags: str = ""
     name: str = ""
     load: str = ""
+    takes: dict = field(default_factory=dict)  # what the profile says of the time of each notebook
+
+    def schedule(self) -> schedule.Schedule:
+        """The notebooks with the seconds that are expected of each."""
+        return schedule.Schedule([(name, self._expected(name)) for name in self.notebooks])
+
+    def announced(self) -> str:
+        """The plan as it is shown before anything starts, with the start of the server if there is one."""
+        running = launch.is_url(self.server)
+        steps = schedule.Schedule(([] if running else [("the server's start", self._expected("server"))]) + self.schedule().steps)
+        return "\n".join([f"profile {self.profile}, about {schedule.duration(steps.seconds)}:", *steps.lines(datetime.now())])
+
+    def _expected(self, name: str) -> float:
+        return schedule.expected_s(self.takes.get(name, {"seconds": schedule.UNKNOWN_S}), self.parameters)
 
 
 # -- what was asked ----------------------------------------------------------------------------------
@@ -46,7 +60,9 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
     """Check everything that can be known beforehand. Raises UserError for an unknown profile, notebook or
     parameter and for a value of the wrong type, naming the nearest that exists."""
     chosen = [_notebook(n) for n in notebooks] or all_notebooks()
-    merged = load_profile(profile) | parameters
+    content = load_profile(profile)
+    takes = content.pop("takes", {})
+    merged = content | parameters
     declared = {n: declared_parameters(n) for n in all_notebooks()}
     known = {key: default for parameters_of in declared.values() for key, default in parameters_of.items()}
     for key, value in merged.items():
@@ -58,10 +74,11 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
             raise UserError(f"none of the chosen notebooks declares {key!r}: "
                             f"{', '.join(n for n in declared if key in declared[n])} does")
         merged[key] = _typed(key, value, known[key])
+    preflight.check(**merged)
     if load:
         cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")
-    return Plan(profile, server, sorted(set(chosen)), merged, flags, name, load)
+    return Plan(profile, server, sorted(set(chosen)), merged, flags, name, load, takes)
 
 
 def all_notebooks() -> list[str]:
@@ -141,6 +158,7 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
     if (OUTPUTS / todo.name).exists():
         raise UserError(f"outputs/{todo.name} exists: choose another --name")
     folder = RunDir(todo.name)
+    print(todo.announced(), flush=True)
     with launch.open_server(todo.server, todo.flags, folder.path) as server:
         folder.update_info(
             **bench.describe(server), profile=todo.profile, parameters=todo.parameters, command=_command(todo),
@@ -150,7 +168,7 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
         folder.make_latest()
         os.environ["WORKBOOK_LOAD"] = todo.load
         os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
-        with progress(len(todo.notebooks), "notebooks") as bar, mirrored(bar, folder.path / ".progress"):
+        with schedule.Bar(todo.schedule(), file=sys.stderr) as bar, mirrored(bar, folder.path / ".progress"):
             try:
                 for name in todo.notebooks:
                     bar.set_description(name)

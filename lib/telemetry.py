@@ -38,7 +38,7 @@ COLUMNS = {  # column of the samples -> vLLM's metric; the first three are gauge
     "prefix_hits": "vllm:prefix_cache_hits_total",  # tokens
     "preemptions": "vllm:num_preemptions_total",
 }
-MACHINE_COLUMNS = ("time", "scrape_ms", "cpu_pct", "client_cores")
+MACHINE_COLUMNS = ("time", "scrape_ms", "cpu_pct", "client_cores", "memory_gib")
 
 
 class _Metrics:
@@ -133,7 +133,7 @@ class Gpus:
 
 
 class _Processor:
-    """The machine's busy share, %, and how many cores this process used, both since the call before."""
+    """The machine's busy share, %, and how many cores this process used, both since the call before; memory used."""
 
     def __init__(self):
         self._last = None
@@ -142,11 +142,12 @@ class _Processor:
         times = psutil.cpu_times()
         idle = times.idle + getattr(times, "iowait", 0)
         total = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)  # counted in user too
+        memory = {"memory_gib": round(psutil.virtual_memory().used / machine.GIB, 3)}
         last, self._last = self._last, (total, idle, time.process_time(), time.monotonic())
         if last is None or total <= last[0]:
-            return {}
+            return memory
         total, idle, own, wall = (now - then for now, then in zip(self._last, last))
-        return {"cpu_pct": round(100 * (1 - idle / total), 1), "client_cores": round(own / wall, 3)}
+        return memory | {"cpu_pct": round(100 * (1 - idle / total), 1), "client_cores": round(own / wall, 3)}
 
 
 # -- watching a series --------------------------------------------------------------------------

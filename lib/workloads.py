@@ -1,4 +1,6 @@
 """Seeded prompts: the same seed gives the same requests."""
+from dataclasses import dataclass
+
 from lib.client import Request
 
 TOPICS = {
@@ -22,3 +24,29 @@ def explain_ai(count: int, max_tokens: int, temperature: float, seed: int, lang:
         )
         for index in range(count)
     ]
+
+
+BRIEF = {
+    "en": "Question {number}: briefly explain machine learning.",
+    "zh": "第 {number} 问：请简要说明什么是机器学习。",
+}
+
+
+@dataclass(frozen=True)
+class Brief:
+    """The load of many users, without an end: short questions of which no two are equal.
+
+    `part` sets the series of a run apart, so that a level finds nothing of the last one's in the prefix cache. Seed, part
+    and index make the question's number, and it comes first (see `explain_ai`).
+    """
+
+    max_tokens: int
+    temperature: float
+    seed: int
+    part: str
+    lang: str = "en"
+
+    def __getitem__(self, index: int) -> Request:
+        number = f"{self.seed}-{self.part}-{index}"
+        return Request([{"role": "user", "content": BRIEF[self.lang].format(number=number)}],
+                       self.max_tokens, self.temperature, seed=self.seed + index)

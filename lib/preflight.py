@@ -1,0 +1,65 @@
+"""What is wrong with the parameters of a load, told in one line before anything is sent. Pure but for `ulimit -n`."""
+import math
+import resource
+
+from lib.errors import UserError
+
+SPARE = 64  # descriptors that a process has open besides its streams
+
+
+def check(**parameters) -> None:
+    """Check parameters of notebooks by their name; those without a check pass. Raises UserError."""
+    for name, value in parameters.items():
+        if name in CHECKS:
+            CHECKS[name](name, value)
+
+
+def rising(levels: list[int]) -> list[int]:
+    """Levels in rising order, each once."""
+    return sorted(set(levels))
+
+
+def _levels(name: str, value: list) -> None:
+    if not value:
+        raise UserError(f"{name} is empty: give at least one number of requests in flight")
+    for level in value:
+        _streams(name, level)
+
+
+def _streams(name: str, value: int) -> None:
+    if type(value) is not int or value < 1:
+        raise UserError(f"{name} {value!r}: at least 1 request must be in flight, and a whole number of them")
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and value + SPARE > limit:
+        raise UserError(f"{name} {value}: each stream needs a file descriptor and this process may have {limit} "
+                        f"(ulimit -n): raise that to {value + SPARE} or take at most {limit - SPARE} streams")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise UserError(f"{name} {value:g}: it must be greater than 0")
+
+
+def _target(name: str, value: float) -> None:
+    if not value > 0:
+        raise UserError(f"{name} {value:g} cannot be met: no answer takes {'no time' if value == 0 else 'less than no time'}")
+
+
+def _fractions(name: str, value: list) -> None:
+    for fraction in value:
+        if type(fraction) not in (int, float) or not 0 < fraction < math.inf:
+            raise UserError(f"{name} {fraction!r}: a share of the capacity is a number greater than 0")
+
+
+CHECKS = {
+    "concurrency": _levels, "most_streams": _streams, "endurance_streams": _streams,
+    "level_seconds": _positive, "load_tokens": _positive, "endurance_seconds": _positive, "open_fractions": _fractions,
+    "ttft_target_ms": _target, "tpot_target_ms": _target,
+}
+
+
+def window(name: str, seconds: float, request_s: float) -> None:
+    """Can a series of `seconds` hold even one whole request of `request_s`? Raises UserError."""
+    if seconds < 2 * request_s:  # sent after the start, answered before the end, wherever it falls
+        raise UserError(f"{name} {seconds:g} s is shorter than a request needs ({request_s:.3g} s, and a window must hold a "
+                        f"whole one): give at least {20 * request_s:.2g} s, for 20 of them")

@@ -1,0 +1,43 @@
+"""What can be known beforehand is told in one line, before anything is sent."""
+import resource
+
+import pytest
+
+from lib import preflight
+from lib.errors import UserError
+
+
+@pytest.mark.parametrize("name, value, words", [
+    ("concurrency", [4, 0], "at least 1"), ("concurrency", [-2], "at least 1"), ("concurrency", [], "empty"),
+    ("concurrency", ["a"], "whole number"), ("concurrency", [1.5], "whole number"), ("most_streams", 0, "at least 1"),
+    ("endurance_streams", 10**9, "ulimit -n"), ("concurrency", [1, 10**9], "file descriptor"),
+    ("level_seconds", 0.0, "greater than 0"), ("endurance_seconds", float("nan"), "greater than 0"),
+    ("ttft_target_ms", 0.0, "cannot be met"), ("tpot_target_ms", -1.0, "cannot be met"),
+    ("open_fractions", [0.5, 0], "greater than 0"),
+])
+def test_what_cannot_be_is_refused_in_one_line(name, value, words):
+    with pytest.raises(UserError, match=words) as refusal:
+        preflight.check(**{name: value})
+    assert "\n" not in str(refusal.value) and name in str(refusal.value)
+
+
+def test_what_can_be_passes_and_unknown_parameters_do_too():
+    preflight.check(concurrency=[1, 8], level_seconds=5.0, ttft_target_ms=200.0, open_fractions=[0.5, 1], something="else")
+
+
+def test_as_many_streams_as_there_are_descriptors_are_too_many():
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 1000), hard))
+    try:
+        preflight.check(concurrency=[900])
+        with pytest.raises(UserError, match="take at most 936"):
+            preflight.check(concurrency=[1000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def test_a_window_must_hold_a_whole_request():
+    preflight.window("level_seconds", 5.0, 0.5)
+    with pytest.raises(UserError, match="level_seconds 0.1 s is shorter") as refusal:
+        preflight.window("level_seconds", 0.1, 0.5)
+    assert "\n" not in str(refusal.value)

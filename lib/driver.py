@@ -3,12 +3,16 @@
 Requests are built ahead and wait at their gates; the next is written in the very read that ends the last one
 of its stream. What takes time (building through openai, parsing, writing rows) is done one request an
 iteration of the loop, so that no stream's read waits for more than one of them.
+
+A workload with `follow(request, record) -> Request | None` is one of conversations: its items open them, and each
+reply gives the next turn, sent by the same stream `think_s` later (an attribute of the workload, default 0). A stream
+takes its next conversation when one has ended: at None, or at the first fault.
 """
 import asyncio
 import collections
 import gc
 import itertools
-import resource
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +41,7 @@ class Plan:
     timeout_s: float
     series: str
     path: Path | None  # where the rows go; None: only to `on_record`
-    workload: object  # workload[i] -> Request
+    workload: object  # workload[i] -> Request; may have follow() and think_s, see above
     shape: Shape
     count: int | None  # requests in all; None: until `seconds` are over
     seconds: float | None
@@ -60,6 +64,8 @@ class Drive:
         self._building: set[asyncio.Task] = set()
         self._flying: set[Exchange] = set()  # let go, their rows not yet written
         self._owed = 0  # streams that wait for a request to be built
+        self._follow = getattr(plan.workload, "follow", None)
+        self._thinking: set[Exchange] = set()  # next turns that are not due yet
         self._exhausted = self._stopping = False
         self._build_more, self._over = asyncio.Event(), asyncio.Event()
         self._lags: list[float] = []
@@ -147,13 +153,34 @@ class Drive:
         self._ready.append(exchange)
 
     async def _one(self, exchange: Exchange, request, index: int, phase: str) -> None:
-        record = await self._client.chat(request, self.plan.series, index, phase, exchange)
-        self._flying.discard(exchange)
-        record.scheduled = self._scheduled.pop(exchange, None)
-        if self._sink:
-            self._sink.write(record)
-        self._on_record(record)
+        for turn in itertools.count(1):
+            record = await self._client.chat(request, self.plan.series, index, phase, exchange)
+            self._flying.discard(exchange)
+            record.scheduled = self._scheduled.pop(exchange, None)
+            record.turn = turn if self._follow else None
+            if self._sink:
+                self._sink.write(record)
+            self._on_record(record)
+            going_on = self._follow and record.error is None and not self._stopping
+            request = self._follow(request, record) if going_on else None
+            if request is None:
+                break
+            exchange = self._think()
+        if self._follow:
+            self._free(exchange)
         self._check_over()
+
+    def _think(self) -> Exchange:
+        """The gate at which a conversation's next turn waits for its time."""
+        exchange = Exchange(gated=True)
+        self._thinking.add(exchange)
+        asyncio.get_running_loop().call_later(getattr(self.plan.workload, "think_s", 0.0), self._thought, exchange)
+        return exchange
+
+    def _thought(self, exchange: Exchange) -> None:
+        self._thinking.discard(exchange)
+        if not self._stopping:
+            self._send(exchange)
 
     # ---------------------------------------------------------------- letting go
 
@@ -162,7 +189,13 @@ class Drive:
         exchange.release()
 
     def _ended(self, exchange: Exchange) -> None:
-        """In the read that ended a reply: send the stream's next request before anything else."""
+        """In the read that ended a reply: send the stream's next request before anything else. Whether a
+        conversation goes on is only known when its reply has been read."""
+        if not self._follow:
+            self._free(exchange)
+
+    def _free(self, exchange: Exchange) -> None:
+        """A stream has ended what it was at and takes the next."""
         if not self._starts or self._stopping:
             return
         if exchange.error or exchange.status != 200:
@@ -180,7 +213,7 @@ class Drive:
         self._build_more.set()
 
     def _check_over(self) -> None:
-        if not self._flying and (self._stopping or (self._exhausted and not self._ready)):
+        if not self._flying and (self._stopping or (self._exhausted and not self._ready and not self._thinking)):
             self._over.set()
 
     async def _closed(self, start_at: float) -> None:
@@ -226,8 +259,16 @@ class Drive:
             "part": self.plan.part, "wall_s": wall_s, "cpu_s": now["cpu_s"] - before["cpu_s"],
             "cpu_share": (now["cpu_s"] - before["cpu_s"]) / wall_s, "wait_share": waited,
             "lag_p50_ms": float(np.quantile(lags, 0.5)), "lag_p99_ms": float(np.quantile(lags, 0.99)),
-            "lag_max_ms": float(lags.max()), "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "lag_max_ms": float(lags.max()), "rss_mib": _peak_mib(),
         }
+
+
+def _peak_mib() -> float | None:
+    # Not getrusage's: that of a process which was forked begins with its parent's.
+    try:
+        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    except (OSError, TypeError):
+        return None
 
 
 def _usage() -> dict:

@@ -62,6 +62,8 @@ def steady_window(frame: pd.DataFrame, concurrency: int | None = None) -> tuple[
     if concurrency is None:
         return min(frame["done"].min(), sent.max()), sent.max()
     rows = frame[frame["sent"].notna()]
+    if "turn" in rows and rows["turn"].notna().any():  # a conversation occupies its stream while its user thinks, too
+        rows = rows.groupby("index").agg({"sent": "min", "done": "max"})
     instants = np.concatenate([rows["sent"], rows["done"]])
     change = np.repeat([1, -1], len(rows))
     order = np.lexsort((-change, instants))  # at one instant, a request that begins stands before one that ends

@@ -8,6 +8,7 @@ same loop. So even one stream is driven from a process that does nothing else. I
 """
 import asyncio
 import gc
+import os
 import signal
 import sys
 import traceback
@@ -44,6 +45,7 @@ async def serve(pipe: Connection) -> None:
             pipe.send(("fault", f"the workload cannot be handed to a worker ({error}): define it in a module"))
 
     asyncio.get_running_loop().add_reader(pipe.fileno(), read)
+    os.set_blocking(pipe.fileno(), True)  # uvloop has turned it off, and a plan with pictures comes in many pieces
     while (plan := await inbox.get()) is not None:
         if not isinstance(plan, Plan):
             continue  # "stop" to a plan that has just ended

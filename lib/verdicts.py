@@ -125,3 +125,9 @@ def unstable(values) -> str | None:
     rho, p = stats.trend(values)
     if abs(rho) > 0.3 and p < 0.001:
         return f"unstable: it {'rises' if rho > 0 else 'falls'} during the series (rank correlation {rho:.2f})"
+
+
+def of_comparison(evidence: Evidence, n: int, least: int, unit: str) -> str:
+    """The verdict on a figure that was not averaged but compared or fitted from a series: `n` of `unit` stand behind it."""
+    few = f"too few samples: {n} {unit}, at least {least} are needed" if n < least else None
+    return "; ".join(filter(None, [errors(evidence), client_bound(evidence), throttled(evidence), few])) or "valid"

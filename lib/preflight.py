@@ -2,6 +2,8 @@
 import math
 import resource
 
+import yaml
+
 from lib.errors import UserError
 
 SPARE = 64  # descriptors that a process has open besides its streams
@@ -12,6 +14,15 @@ def check(**parameters) -> None:
     for name, value in parameters.items():
         if name in CHECKS:
             CHECKS[name](name, value)
+
+
+def listed(value) -> list:
+    """A list parameter; papermill's own -p hands one over as text, `[1, 2, 4]`."""
+    try:
+        value = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        raise UserError(f"{value!r} is not readable as a list: write it as [1, 2, 4]")
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def rising(levels: list[int]) -> list[int]:
@@ -46,6 +57,8 @@ def _target(name: str, value: float) -> None:
 
 
 def _fractions(name: str, value: list) -> None:
+    if not value:
+        raise UserError(f"{name} is empty: give at least one share of the capacity")
     for fraction in value:
         if type(fraction) not in (int, float) or not 0 < fraction < math.inf:
             raise UserError(f"{name} {fraction!r}: a share of the capacity is a number greater than 0")

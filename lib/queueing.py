@@ -59,6 +59,7 @@ def laws(series: Series, streams: int | None, tokens: int) -> dict:
 
 def laws_table(rows: pd.DataFrame) -> pd.DataFrame:
     """`laws`, a line a load, for readers."""
+    rows = rows.reset_index(drop=True)
     return pd.DataFrame({
         "load": rows["load"], "requests/s": rows["rate"], "mean whole time, ms": rows["total_s"] * 1000,
         "in flight, predicted": rows["in_flight"], "in flight, seen": rows["in_flight_seen"],
@@ -110,8 +111,19 @@ def article_table(rungs: pd.DataFrame) -> pd.DataFrame:
     } for _, row in rungs.iterrows()])
 
 
+def growth(rungs: pd.DataFrame) -> str:
+    """What the most users brought, against the fewest, in words."""
+    first, last = rungs.iloc[0], rungs.iloc[-1]
+    if len(rungs) == 1:
+        return f"{first['streams']} users at once got {tables.number(first['throughput_tps'])} tokens/s together."
+    return (f"From {first['streams']} to {last['streams']} users the throughput rose to "
+            f"{last['throughput_tps'] / first['throughput_tps']:.1f} times what it was, and the whole time of an answer to "
+            f"{last['total_ms'] / first['total_ms']:.1f} times; perfect scaling would be {last['streams'] / first['streams']:.3g} times "
+            "and 1.")
+
+
 def beside_the_article(rungs: pd.DataFrame) -> str:
-    """The article's two claims about its table, beside the same levels here."""
+    """The article's two claims about its table beside the same levels here."""
     beside, here = article(), rungs.set_index("streams")
     low, high = beside.index.min(), beside.index.max()
 

@@ -43,15 +43,15 @@ class Measuring:
 
 
 def row(series: Series) -> dict:
-    """One line of a search: what a reader compares between loads, with the verdict on throughput. `_low`, `_high`:
-    ends of the interval."""
-    found = series.summaries()
+    """One line of a search: what a reader compares between loads, with the verdict on throughput, or on
+    the whole time where that is the doubtful one. `_low`, `_high`: ends of the interval."""
+    found, judged = series.summaries(), series.verdicts()
     shown = {"throughput_tps": found["throughput_tps"]["mean"], "total_ms": found["total_s"]["mean"],
              "ttft_ms": found["ttft_s"]["median"], "tpot_ms": found["tpot_s"]["median"]}
     return {
         "load": series.shape, "requests": series.counts["measured"], "failed": series.counts["failed after the warm-up"],
         "ttft_p95_ms": found["ttft_s"]["p95"].value, "tpot_p95_ms": found["tpot_s"]["p95"].value,
-        "verdict": series.verdicts()["throughput_tps"],
+        "verdict": next((judged[m] for m in ("throughput_tps", "total_s") if judged[m] != "valid"), "valid"),
     } | {f"{name}{end}": getattr(e, part) for name, e in shown.items()
          for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))}
 
@@ -77,6 +77,8 @@ def knee(rungs: pd.DataFrame) -> int | None:
 def stops_paying(rungs: pd.DataFrame) -> str:
     """Where more users stop paying, in words."""
     last, bend = rungs.iloc[-1], knee(rungs)
+    if len(rungs) == 1:
+        return f"Only {last['streams']} users at once were measured: where more of them stop paying, one level cannot say."
     if bend is None:
         return (f"More users were worth it all the way: with {last['streams']} at once the server gave "
                 f"{last['throughput_tps']:,.0f} tokens/s and had not bent. Where it does, higher levels would show.")

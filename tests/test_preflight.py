@@ -13,7 +13,7 @@ from lib.errors import UserError
     ("endurance_streams", 10**9, "ulimit -n"), ("concurrency", [1, 10**9], "file descriptor"),
     ("level_seconds", 0.0, "greater than 0"), ("endurance_seconds", float("nan"), "greater than 0"),
     ("ttft_target_ms", 0.0, "cannot be met"), ("tpot_target_ms", -1.0, "cannot be met"),
-    ("open_fractions", [0.5, 0], "greater than 0"),
+    ("open_fractions", [0.5, 0], "greater than 0"), ("open_fractions", [], "empty"),
 ])
 def test_what_cannot_be_is_refused_in_one_line(name, value, words):
     with pytest.raises(UserError, match=words) as refusal:
@@ -23,6 +23,12 @@ def test_what_cannot_be_is_refused_in_one_line(name, value, words):
 
 def test_what_can_be_passes_and_unknown_parameters_do_too():
     preflight.check(concurrency=[1, 8], level_seconds=5.0, ttft_target_ms=200.0, open_fractions=[0.5, 1], something="else")
+
+
+def test_a_list_may_come_as_papermill_hands_it_over():
+    assert preflight.listed("[1, 2, 4]") == preflight.listed([1, 2, 4]) == [1, 2, 4] and preflight.listed("8") == [8]
+    with pytest.raises(UserError, match="not readable"):
+        preflight.listed("[1, ")
 
 
 def test_as_many_streams_as_there_are_descriptors_are_too_many():

@@ -64,7 +64,15 @@ def _fractions(name: str, value: list) -> None:
             raise UserError(f"{name} {fraction!r}: a share of the capacity is a number greater than 0")
 
 
-CHECKS = {
+def _count(name: str, value: int) -> None:
+    if type(value) is not int or value < 1:
+        raise UserError(f"{name} {value!r}: give a whole number of at least 1")
+
+
+COUNTS = ("turns", "turn_tokens", "talk_rounds", "picture_talks", "picture_requests", "picture_answer", "size_repeats",
+          "picture_rounds", "ocr_pictures", "picture_probes")
+CHECKS = {name: _count for name in COUNTS} | {
+    "talks_at_once": _streams, "picture_streams": _levels, "ocr_streams": _streams,
     "concurrency": _levels, "most_streams": _streams, "endurance_streams": _streams,
     "level_seconds": _positive, "load_tokens": _positive, "endurance_seconds": _positive, "open_fractions": _fractions,
     "ttft_target_ms": _target, "tpot_target_ms": _target,

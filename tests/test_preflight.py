@@ -14,6 +14,8 @@ from lib.errors import UserError
     ("level_seconds", 0.0, "greater than 0"), ("endurance_seconds", float("nan"), "greater than 0"),
     ("ttft_target_ms", 0.0, "cannot be met"), ("tpot_target_ms", -1.0, "cannot be met"),
     ("open_fractions", [0.5, 0], "greater than 0"), ("open_fractions", [], "empty"),
+    ("turns", 0, "at least 1"), ("ocr_pictures", 2.5, "at least 1"), ("talks_at_once", -1, "at least 1"),
+    ("picture_streams", [2, 0], "at least 1"), ("ocr_streams", 10**9, "ulimit -n"),
 ])
 def test_what_cannot_be_is_refused_in_one_line(name, value, words):
     with pytest.raises(UserError, match=words) as refusal:

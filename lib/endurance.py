@@ -10,7 +10,6 @@ import pandas as pd
 from lib import stats
 from lib.series import Series
 
-GONE = ("refused", "reset")  # kinds of errors that a dead server leaves
 DRIFT = 0.3, 0.001  # rank correlation and p from which on a drift is called one, as in lib.verdicts
 
 SAMPLED = {  # column of a moment -> (column of the samples, factor)
@@ -29,9 +28,10 @@ NAMES = {  # column -> (name, unit)
 
 def moments(series: Series, slices: int = 60) -> pd.DataFrame:
     """One row a moment, from the first request to the last: `at_s` its begin, seconds since the first request;
-    `steady`: it lies wholly in the steady window. Latencies stand where a request ended."""
+    `steady`: it lies wholly in the steady window, and the server was there. Latencies stand where a request ended."""
     frame, samples = series.frame, _gathered(series.samples)
-    began = frame[["sent", "done"]].min().min()
+    began, died = frame[["sent", "done"]].min().min(), gone_at(frame)
+    steady_to = series.window[1] if died is None else min(series.window[1], died)
     span = frame["done"].max() - began
     count = max(1, min(slices, round(span)))
     length = span / count
@@ -47,7 +47,7 @@ def moments(series: Series, slices: int = 60) -> pd.DataFrame:
             "at_s": number * length, "length_s": length, "answered": int(ended["error"].isna().sum()),
             "failed": int(ended["error"].notna().sum()), "ttft_ms": ended["ttft_s"].median() * 1000,
             "tpot_ms": ended["tpot_s"].median() * 1000,
-            "steady": series.window[0] <= low and low + length <= series.window[1],
+            "steady": series.window[0] <= low and low + length <= steady_to,
             "prompt_tokens": then["prompt_tokens_new"].sum(min_count=1), "preemptions": then["preemptions_new"].sum(min_count=1),
             "throttle": "; ".join(sorted({word for cell in then["throttle"] for word in cell.split("; ") if word})),
         } | {column: then[column].mean() for column in (*SAMPLED, *GPU)})
@@ -133,12 +133,13 @@ def explain(moment: pd.Series, usual: pd.Series) -> str:
 
 
 def gone_at(frame: pd.DataFrame) -> float | None:
-    """When the server stopped answering for good: the first failure (monotonic s) after which nothing was answered and
-    connections were refused or broke. None if it answered to the end."""
+    """When the server stopped answering for good, monotonic s: the end of its last answer, if connections were refused
+    after it. None if it answered to the end."""
     answered = frame.loc[frame["error"].isna(), "done"]
     after = frame[frame["done"] > answered.max()] if len(answered) else frame
-    lost = after.loc[after["error"].isin(GONE), "done"]
-    return float(lost.min()) if "refused" in set(after["error"]) else None
+    if "refused" not in set(after["error"]):
+        return None
+    return float(answered.max() if len(answered) else frame["done"].min())
 
 
 def died_after(frame: pd.DataFrame) -> float | None:
@@ -155,8 +156,8 @@ def ending(series: Series, planned_s: float) -> str:
     if died is None:
         return (f"The server held out: {answered:,} requests answered in {frame['done'].max() - began:,.0f} s, "
                 f"{f'{failed:,}' if failed else 'none'} failed.")
-    return (f"The server stopped answering {died:,.1f} s into the series, of {planned_s:,.0f} s that were planned. The series "
-            f"ended by itself. The {answered:,} requests answered before that are kept and shown; {failed:,} failed.")
+    return (f"The server died: its last answer came {died:,.1f} s into the series, of {planned_s:,.0f} s that were planned. The "
+            f"series ended by itself. The {answered:,} requests answered before that are kept and shown; {failed:,} failed.")
 
 
 def reading(found: pd.DataFrame, drifts: pd.DataFrame) -> str:

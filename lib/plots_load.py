@@ -147,6 +147,6 @@ def over_time(found: pd.DataFrame, worst_at: list[float], died_s: float | None =
             axes.set_ylim(low - 0.1 * (high - low), high + 0.4 * (high - low))
         axes.set_ylabel(unit)
         axes.legend(loc="upper right", ncols=2, fontsize=8, borderaxespad=0.1)
-    all_axes[0].set_title("Moment by moment; the worst are shaded" + ("; dotted: the server stopped answering" if died_s is not None else ""))
+    all_axes[0].set_title("The worst moments are shaded" + ("; at the dotted line the server died" if died_s is not None else ""))
     all_axes[-1].set_xlabel("seconds since the first request was sent")
     return figure

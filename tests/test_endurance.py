@@ -90,11 +90,12 @@ def test_when_the_server_dies_half_way_the_series_ends_and_keeps_everything(tmp_
     assert len(answered) > 20 and found.frame["error"].isin(["reset", "refused"]).sum() > 0
     assert len(records.read(desk.run.requests_file("endurance"))) == len(found.frame)
     words = endurance.ending(found, 60)
-    assert "stopped answering" in words and "of 60 s" in words and f"{len(answered):,} requests answered" in words
+    assert "The server died" in words and "of 60 s" in words and f"{len(answered):,} requests answered" in words
     assert found.verdicts()["throughput_tps"].startswith("errors")
     desk.publish(found)
     moments = endurance.moments(found)
     assert moments["answered"].sum() == len(answered)
+    assert not moments.loc[moments["at_s"] > endurance.died_after(found.frame), "steady"].any()
     plots_load.over_time(moments, [1.0], endurance.died_after(found.frame)).savefig("/dev/null", format="png")
     endurance.worst_in_words(endurance.worst(moments))
     endurance.reading(moments, endurance.drift(moments))

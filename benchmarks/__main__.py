@@ -7,11 +7,13 @@ import argparse
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pandas as pd
 
@@ -91,7 +93,7 @@ class Benchmark:
                 found, reported = client.read(load)
         except Unavailable as reason:
             return self.skip(name, reason)
-        except (OSError, LookupError, ValueError, StopIteration) as fault:
+        except (OSError, LookupError, ValueError, TypeError, StopIteration, sqlite3.Error, httpx2.HTTPError) as fault:
             return self.skip(name, f"its results cannot be read ({fault!r:.160})")
         truth.drop(columns=["at", "itl_ms"]).to_csv(folder / "truth.csv", index=False)
         pd.DataFrame(usage.watched, columns=measure.WATCHED).to_csv(folder / "usage.csv", index=False)
@@ -134,19 +136,21 @@ class Benchmark:
         if not self.rows:
             return "\n".join(["nothing was measured", *self.notes])
         frame = table.with_shares(self.rows)
-        shared = [f"{self.processes} processes of this client shared {len(self.cpus)} processor: more there were not"]
         about = [f"{machine.processor()}; metronome on processor {self.metronome_cpu}, clients on one other"
                  + (f", all processes of this client on {len(self.cpus)}" if len(self.cpus) > 1 else "")
                  + f"; about 100 tokens in, {self.tokens} out"]
         if "ours-all" in set(frame["client"]) and len(self.cpus) < self.processes:
-            about += shared
+            about.append(f"{self.processes} processes of this client shared {len(self.cpus)} processor: more there were not")
         markdown = table.text(frame, about + table.reached(frame) + table.never_reached(frame) + self.notes)
         table.keep(self.folder, frame, markdown)
         return markdown
 
 
 def _numbers(words: str) -> list[int]:
-    return [int(word) for word in words.split(",")]
+    found = [int(word) for word in words.split(",")]
+    if min(found) < 1:
+        raise ValueError
+    return found
 
 
 def main() -> int:
@@ -164,6 +168,8 @@ def main() -> int:
     if asked.quick:
         asked.streams, asked.rounds, asked.long = [8, 64], asked.rounds or 3, 0
     folder = (asked.out or OUTPUTS / "benchmarks" / time.strftime("%Y-%m-%d-%H%M%S")).resolve()
+    if folder.exists():
+        parser.error(f"{asked.out} exists: name a folder that does not, or leave --out away")
     folder.mkdir(parents=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     run = Benchmark(folder, asked.tokens)

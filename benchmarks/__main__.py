@@ -146,7 +146,7 @@ class Benchmark:
         return markdown
 
 
-def _numbers(words: str) -> list[int]:
+def stream_numbers(words: str) -> list[int]:
     found = [int(word) for word in words.split(",")]
     if min(found) < 1:
         raise ValueError
@@ -156,7 +156,7 @@ def _numbers(words: str) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__.split("\n")[0])
     parser.add_argument("--clients", default=",".join(CLIENTS), help=f"of {', '.join(CLIENTS)}")
-    parser.add_argument("--streams", type=_numbers, default=list(STREAMS), help="numbers of streams")
+    parser.add_argument("--streams", type=stream_numbers, default=list(STREAMS), help="numbers of streams")
     parser.add_argument("--rounds", type=int, help="requests a stream, in place of 4 to 16")
     parser.add_argument("--tokens", type=int, default=200, help="of each reply")
     parser.add_argument("--long", type=float, default=60, metavar="S", help="seconds of the run at 1,024 streams; 0: none")

@@ -171,7 +171,8 @@ def main() -> int:
     if folder.exists():
         parser.error(f"{asked.out} exists: name a folder that does not, or leave --out away")
     folder.mkdir(parents=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    for ended in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ended, lambda *_: sys.exit(143))  # so that what was started is ended
     run = Benchmark(folder, asked.tokens)
     clients = [CLIENTS[name] for name in dict.fromkeys(asked.clients.split(","))]
     try:

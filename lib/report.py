@@ -52,19 +52,22 @@ def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
 
 
 def _series(figures: list[dict], about: dict) -> list[dict]:
-    """Figures -> one table per records file: a row per metric, a column per statistic; with what is known of the
-    series beside them."""
+    """Figures -> one table per records file, or per table that they name: a row per metric, a column per statistic;
+    with what is known of the series beside them."""
     out = {}
     for figure in figures:
         metric, _, statistic = figure["name"].rpartition(", ")
-        table = out.setdefault(figure["records"], {"records": figure["records"], "columns": [], "rows": {},
-                                                     "counts": figure.get("counts") or {}})
+        shared = figure.get("table")
+        table = out.setdefault(shared or figure["records"], {
+            "records": [], "columns": [], "rows": {}, "counts": {} if shared else figure.get("counts") or {}, "shared": shared})
+        if figure["records"] not in table["records"]:
+            table["records"].append(figure["records"])
         if statistic not in table["columns"]:
             table["columns"].append(statistic)
         row = table["rows"].setdefault(metric, {"unit": figure["unit"], "formula": figure["formula"], "cells": {}})
         row["cells"][statistic] = figure
     for table in out.values():
-        table["about"] = about.get(Path(table["records"]).stem, {})
+        table["about"] = {} if table["shared"] else about.get(Path(table["records"][0]).stem, {})
     return list(out.values())
 
 

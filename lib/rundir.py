@@ -82,12 +82,13 @@ class RunDir:
     # -- figures ---------------------------------------------------------------------------------
     def publish(
         self, figure_id: str, name: str, estimate: Estimate, unit: str, verdict: str, notebook: str, series: str,
-        headline: bool = False, formula: str = "", counts: dict | None = None,
+        headline: bool = False, formula: str = "", counts: dict | None = None, table: str = "",
     ) -> None:
         """Enter a figure, or replace the one of that id. Everything that is published prints from here.
 
         `headline`: it opens the report. `formula`: how it is defined, shown where it stands.
-        `counts`: requests sent, measured, failed (lib.metrics.denominators).
+        `counts`: requests sent, measured, failed (lib.metrics.denominators). `table`: figures of several series that
+        name the same one stand together in the report; without, those of a series do.
         """
         figures = self.figures()
         figures[figure_id] = {
@@ -102,7 +103,7 @@ class RunDir:
             "headline": headline,
             "formula": formula,
             "counts": counts or {},
-        }
+        } | ({"table": table} if table else {})
         write_json(self.path / "figures.json", figures)
 
     def enter_series(self, name: str, about: dict) -> None:

@@ -90,6 +90,19 @@ def stops_paying(rungs: pd.DataFrame) -> str:
             f"{beyond['total_ms'] / at['total_ms']:.2f} times as long for a whole answer.")
 
 
+def doubts(measured) -> str:
+    """What speaks against some of many series, in a sentence: each kind of verdict on throughput with its loads."""
+    kinds = {}
+    for series in measured:
+        for reason in series.verdicts()["throughput_tps"].split("; "):
+            if reason != "valid":
+                kinds.setdefault(reason.partition(":")[0], []).append(series.shape)
+    if not kinds:
+        return "Nothing speaks against any of these series."
+    return "What speaks against some of these series: " + "; ".join(
+        f"**{kind}** ({len(loads)}: {' / '.join(loads)})" for kind, loads in kinds.items()) + "."
+
+
 def against(series: Series, ttft_s: float, tpot_s: float, share: float = 0.95) -> dict:
     """How a series does under targets: requests that met both, their share with Wilson's interval, goodput in
     requests/s, and whether at least `share` met them."""
@@ -146,16 +159,30 @@ def rates_table(tried: pd.DataFrame, capacity: float) -> pd.DataFrame:
         "kept": ["yes" if holds else "NO" for holds in rows["holds"]], "verdict": rows["verdict"]})
 
 
+def publish_levels(desk, closed: dict[int, Series], best: int) -> None:
+    """Enter whole time, throughput, TTFT and TPOT of each level, in one table as the article's; of the level `best`
+    everything, and its throughput as a headline."""
+    for metric, row, words in (("total_s", "mean", "whole time"), ("throughput_tps", "mean", "throughput"),
+                               ("ttft_s", "median", "TTFT"), ("tpot_s", "median", "TPOT")):
+        for streams, series in closed.items():
+            _, unit, _, formula = metrics.METRICS[metric]
+            desk.run.publish(f"{series.name}.at_once.{metric.removesuffix('_s')}", f"{words} with {streams} at once, {row}",
+                             series.summaries()[metric][row], unit, series.verdicts()[metric], desk.notebook, series.name,
+                             headline=metric == "throughput_tps" and streams == best, counts=series.counts, table="levels",
+                             formula=formula if series is next(iter(closed.values())) else "")
+    desk.publish(closed[best])
+
+
 def publish_best(measure: Measuring, best: float, tried: pd.DataFrame, kept: list[int]) -> None:
     """Enter the highest rate and the highest concurrency that keep the targets, with the verdicts of their series."""
     desk = measure.desk
     for figure, name, value, unit, shape in (
             ("best_rate", "highest rate that keeps the targets, found", best, "requests/s", Open(best) if best else None),
-            ("most_users", "most users that keep the targets, found", max(kept, default=0), "", Closed(max(kept)) if kept else None)):
+            ("most_users", "most users that keep the targets, found", max(kept, default=0), "users", Closed(max(kept)) if kept else None)):
         if shape in measure.series:
             series = measure.series[shape]
             desk.run.publish(f"{measure.part}.{figure}", name, stats.Estimate(value, float("nan"), float("nan"), series.counts["measured"]),
-                             unit, series.verdicts()["ttft_s"], desk.notebook, series.name, counts=series.counts)
+                             unit, series.verdicts()["ttft_s"], desk.notebook, series.name, counts=series.counts, table="under the targets")
 
 
 def goodput_table(rungs: pd.DataFrame, found: list[dict]) -> pd.DataFrame:

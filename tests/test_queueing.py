@@ -59,6 +59,12 @@ def test_where_more_users_stop_paying_is_said_in_words_and_numbers():
     assert "had not bent" in search.stops_paying(rungs.head(3))
 
 
+def test_doubts_are_gathered_by_their_kind():
+    words = search.doubts([closed(1, rounds=3), closed(2, rounds=3), closed(4)])
+    assert "too few samples** (2: closed loop, 1 in flight / closed loop, 2 in flight)" in words
+    assert search.doubts([closed(4)]) == "Nothing speaks against any of these series."
+
+
 def test_targets_below_what_one_user_sees_are_refused_in_one_line():
     alone = closed(1)
     assert search.out_of_reach(alone, 1.0, 1.0) is None

@@ -62,3 +62,35 @@ def test_the_knee_is_where_more_streams_bring_no_more_tokens():
 
 def test_a_ladder_that_still_rises_has_no_knee():
     assert search.knee(asyncio.run(search.ladder(server_of_known_capacity, [1, 2, 4]))) is None
+
+
+def test_series_that_were_measured_before_narrow_the_search_and_are_not_measured_again():
+    asked = []
+
+    async def measure(shape):
+        asked.append(shape.rate)
+        return await server_of_known_capacity(shape)
+
+    async def both():
+        earlier = {rate: await server_of_known_capacity(Open(rate)) for rate in (20.0, 60.0)}
+        return await search.best_rate(measure, 0.3, 0.05, 5.0, earlier=earlier, most=2)
+
+    best, tried = asyncio.run(both())
+    assert len(tried) == 4 and len(asked) == 2 and all(20 < rate < 60 for rate in asked) and 20 <= best < 60
+
+
+def test_every_load_of_a_notebook_has_prompts_of_its_own():
+    names, prompts = [], []
+
+    class Desk:
+        async def measure(self, name, workload, shape, **options):
+            names.append(name)
+            prompts.extend(workload[i].messages[0]["content"] for i in range(50))
+            return await server_of_known_capacity(shape)
+
+    measure = search.Measuring(Desk(), "concurrency", 10, 0.7, 1, 5.0)
+    asyncio.run(search.ladder(measure, [1, 2], most=4))
+    asyncio.run(measure(Open(3.0)))
+    assert names == ["concurrency.1", "concurrency.2", "concurrency.4", "concurrency.open-3"]
+    assert len(set(prompts)) == len(prompts) == 200
+    assert list(measure.series)[0] == Closed(1)

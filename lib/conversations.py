@@ -21,7 +21,8 @@ from lib.unseen import unseen
 
 SYSTEM = {"en": "You are a helpful assistant.", "zh": "你是一个有用的助手。"}
 FIRST_GUESS = {"en": 0.5, "zh": 1.5}  # tokens a character, before the server has counted any
-MARGIN = 64  # tokens of the context that are left free: how many a sentence has is only known afterwards
+MARGIN = 64  # tokens of the context that are left free, and beside them this share of a turn's growth: how many tokens
+SPREAD = 0.2  # a sentence has is only known afterwards
 CACHES = ("on", "cold", "alternate")
 
 
@@ -78,10 +79,14 @@ class Talks:
     def expected(self) -> pd.DataFrame:
         """What a turn's prompt should hold, and what of it a cache can spare, a row a turn."""
         turn = np.arange(1, self.turns + 1)
-        prompt = (self.context - MARGIN) * turn / self.turns - self.max_tokens
+        prompt = self._due(turn)
         new = np.diff(prompt, prepend=0) - self.max_tokens * (turn > 1)
         return pd.DataFrame({"turn": turn, "prompt tokens": prompt.round(), "of them new": new.round(),
                              "prefill to do, cached / cold": new / prompt})
+
+    def _due(self, turn):
+        """Tokens that a turn's prompt should hold."""
+        return (self.context - MARGIN - SPREAD * self.context / self.turns) * turn / self.turns - self.max_tokens
 
     def cold(self, index: int) -> bool:
         return self.cache == "cold" or (self.cache == "alternate" and index % 4 in (1, 2))
@@ -107,8 +112,7 @@ class Talks:
         topics = dialogues()[lang]
         topic = topics[random.Random(f"topic/{self.seed}/{dialogue}").randrange(len(topics))]
         text = filled(topic["turns"][(turn - 1) % len(topic["turns"])], lang, rng)
-        due = (self.context - MARGIN) * turn / self.turns - self.max_tokens
-        room = (due - held) / (per_char or FIRST_GUESS[lang])
+        room = (self._due(turn) - held) / (per_char or FIRST_GUESS[lang])
         while len(longer := text + "\n" + filled(rng.choice(topic["material"]), lang, rng)) < room:
             text = longer
         return {"role": "user", "content": text}

@@ -4,18 +4,22 @@ import pandas as pd
 
 from lib import compare, stats, tables
 from lib.compare import Comparison
+from lib.errors import UserError
 from lib.metrics import METRICS
 
 CACHED, COLD = "cached", "cold"
 
 
-def label(rows: pd.DataFrame, talks, block: int = 16) -> pd.DataFrame:
+def label(rows: pd.DataFrame, talks, block: int = 16, whole: bool = True) -> pd.DataFrame:
     """Measured rows of lib.conversations.Talks with the columns `cache` (CACHED or COLD), `dialogue`, `round` (of four
     conversations, see Talks) and `new_tokens`: those of the prompt that no cache can have held, given that a block of
     `block` tokens is shared only when it is full. Cold turns have only new ones. A round that the end of the series cut
-    off is left out."""
+    off is left out; with `whole` False it stays. Raises UserError when none is whole."""
     ended = (rows["turn"] == talks.turns).groupby(rows["index"] // 4).sum()
-    rows = rows[(rows["index"] // 4).isin(ended.index[ended == 4])]
+    rows = rows[(rows["index"] // 4).isin(ended.index[ended == 4])] if whole else rows
+    if rows.empty:
+        raise UserError(f"the series ended before a round of four conversations of {talks.turns} turns was whole: give it more "
+                        "time, or fewer turns")
     rows = rows.sort_values(["index", "turn"])
     held = (rows["prompt_tokens"] + rows["output_tokens"] - 1).groupby(rows["index"]).shift()
     cold = rows["index"].map(talks.cold).astype(bool)
@@ -76,6 +80,8 @@ def together(measured: dict, turns: int) -> pd.DataFrame:
     found = []
     for name, (series, think_s) in measured.items():
         rows, (began, ended) = series.measured, series.window
+        if rows.empty:
+            raise UserError(f"{name}: {series.streams} conversations were never going on together and answered: give it more time")
         inside = series.frame["done"].between(began, ended).sum() / (ended - began)
         law = series.streams / (rows["total_s"].mean() + think_s * (turns - 1) / turns)
         found.append({

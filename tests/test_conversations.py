@@ -1,6 +1,7 @@
 """Conversations: what is said, how a driver carries them on, and what their records tell."""
 import asyncio
 import pickle
+import random
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,7 @@ def test_every_template_can_be_filled():
     for lang in ("en", "zh"):
         for topic in conversations.dialogues()[lang]:
             for line in [*topic["turns"], *topic["material"]]:
-                assert isinstance(line, str) and "{" not in conversations.filled(line, lang, __import__("random").Random(1))
+                assert isinstance(line, str) and "{" not in conversations.filled(line, lang, random.Random(1))
 
 
 def test_a_cold_request_shares_its_salt_with_no_other_and_a_cached_one_with_its_conversation_only():
@@ -207,6 +208,12 @@ def test_new_tokens_are_those_of_blocks_that_were_not_full():
 def test_a_round_that_was_cut_off_is_left_out():
     rows = turns.label(talk_rows().iloc[:-1], TALKS)
     assert set(rows["round"]) == {0} and len(rows) == 12
+    assert len(turns.label(talk_rows().iloc[:-1], TALKS, whole=False)) == 23
+
+
+def test_a_series_too_short_for_a_round_says_so():
+    with pytest.raises(UserError, match="before a round of four conversations of 3 turns was whole"):
+        turns.label(talk_rows(1).iloc[:-1], TALKS)
 
 
 @given(st.floats(0.1, 0.9))

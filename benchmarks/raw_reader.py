@@ -9,6 +9,8 @@ import sys
 import time
 from urllib.parse import urlsplit
 
+from lib.shapes import Closed
+
 END = b"0\r\n\r\n"  # of a reply in chunked transfer encoding
 
 
@@ -25,12 +27,14 @@ def read(url: str, streams: int, count: int, tokens: int) -> list[dict]:
         one.setblocking(False)
         poll.register(one, select.EPOLLIN)
         sockets[one.fileno()] = one
-    for fd, one in sockets.items():
-        reads[fd] = [time.monotonic()]
-        one.send(request)
-    left, open_streams = count - len(sockets), len(sockets)
+    starts = zip(Closed(len(sockets)).starts(), sockets)  # spread as our client's, so that the two can be compared
+    left, open_streams, began, due = count - len(sockets), len(sockets), time.monotonic(), next(starts)
     while open_streams:
-        for fd, _ in poll.poll():
+        while due and time.monotonic() >= began + due[0]:
+            reads[due[1]] = [time.monotonic()]
+            sockets[due[1]].send(request)
+            due = next(starts, None)
+        for fd, _ in poll.poll(max(0.0, began + due[0] - time.monotonic()) if due else None):
             data = sockets[fd].recv(65536)
             stamps = reads[fd]
             stamps.append(time.monotonic())

@@ -10,7 +10,7 @@ import pytest
 from lib import calibration, load, metrics, records
 from lib.client import Client, Request
 from lib.errors import UserError
-from lib.shapes import Closed, Open
+from lib.shapes import Closed, Open, Ramp
 from replies import OK, answering, chunk, event
 
 
@@ -36,7 +36,7 @@ def run(server, path, workload, shape, **options):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("shape", [Closed(7), Open(200), 1])
+@pytest.mark.parametrize("shape", [Closed(7), Open(200), Ramp(20, 300, 0.3), 1])
 def test_every_request_is_sent_once_and_is_a_row(metronome, tmp_path, shape, processes):
     metronome.truth()
     frame = run(metronome, tmp_path, [ask(i) for i in range(30)], shape, processes=processes, warmup=3)

@@ -68,6 +68,7 @@ class Drive:
         self._thinking: set[Exchange] = set()  # next turns that are not due yet
         self._exhausted = self._stopping = False
         self._build_more, self._over = asyncio.Event(), asyncio.Event()
+        self._fault: BaseException | None = None
         self._lags: list[float] = []
         closed = isinstance(plan.shape, Closed)
         self._starts = plan.shape.starts()[plan.part::plan.parts] if closed else []
@@ -76,11 +77,12 @@ class Drive:
     async def prepare(self) -> None:
         """Everything that can be done before the start: connections, the first requests."""
         self._builder = asyncio.create_task(self._build())
+        self._builder.add_done_callback(self._ended_task)
         try:
             await self._client.connect(self._depth)
         except httpx2.TransportError:
             pass  # the requests themselves will say so, a row each
-        while not self._exhausted and (len(self._ready) < self._depth or not self._ready[-1].ready):
+        while not self._exhausted and not self._fault and (len(self._ready) < self._depth or not self._ready[-1].ready):
             await asyncio.sleep(0.001)
 
     async def run(self, start_at: float) -> dict:
@@ -98,6 +100,8 @@ class Drive:
             self._check_over()
             await self._over.wait()
             lag.cancel()
+            if self._fault:
+                raise self._fault
             return self._health(before, time.monotonic() - began)
         finally:
             await self.close()
@@ -149,8 +153,14 @@ class Drive:
         phase = "warmup" if index < self.plan.warmup else "measure"
         task = asyncio.create_task(self._one(exchange, request, index, phase))
         self._building.add(task)
-        task.add_done_callback(self._building.discard)
+        task.add_done_callback(self._ended_task)
         self._ready.append(exchange)
+
+    def _ended_task(self, task: asyncio.Task) -> None:
+        self._building.discard(task)
+        if not task.cancelled() and task.exception() is not None:  # ours, not the server's: nothing would end the wait
+            self._fault = self._fault or task.exception()
+            self._over.set()
 
     async def _one(self, exchange: Exchange, request, index: int, phase: str) -> None:
         for turn in itertools.count(1):

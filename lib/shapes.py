@@ -5,6 +5,7 @@ would. Open loop: requests come at instants that do not depend on the server, as
 that cannot keep up grows a queue, which a closed loop can never show.
 """
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ class Ramp:
             elif slope == 0:
                 yield expected / self.low
             else:
-                yield (np.sqrt(self.low**2 + 2 * slope * expected) - self.low) / slope
+                yield (math.sqrt(self.low**2 + 2 * slope * expected) - self.low) / slope
 
     def __str__(self):
         return f"open loop, {self.low:g} to {self.high:g} requests/s in {self.over_s:g} s"

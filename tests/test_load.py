@@ -25,6 +25,22 @@ class Endless:
         return ask(index)
 
 
+class Broken:
+    """A workload that fails in the middle, `late` in the following of a conversation."""
+
+    def __init__(self, late: bool):
+        self.late = late
+
+    def __getitem__(self, index):
+        if index > 5 and not self.late:
+            raise RuntimeError("no more ideas")
+        return ask(index)
+
+    def follow(self, request, record):
+        if self.late:
+            raise RuntimeError("no more ideas")
+
+
 @pytest.fixture(scope="module")
 def metronome():
     with calibration.metronome(5.0) as server:
@@ -164,3 +180,9 @@ def test_workers_end_when_their_parent_does():
     while worker.alive() and time.monotonic() < until:
         time.sleep(0.05)
     assert not worker.alive()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_fault_of_our_own_ends_the_series_with_one_line_and_no_wait(metronome, tmp_path, late):
+    with pytest.raises(UserError, match="no more ideas"):
+        run(metronome, tmp_path, Broken(late), Closed(3, 0.0), count=20)

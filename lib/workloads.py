@@ -49,4 +49,4 @@ class Brief:
     def __getitem__(self, index: int) -> Request:
         number = f"{self.seed}-{self.part}-{index}"
         return Request([{"role": "user", "content": BRIEF[self.lang].format(number=number)}],
-                       self.max_tokens, self.temperature)  # no seed: with one, vLLM 0.32 on a CPU dies of a prefill in parts
+                       self.max_tokens, self.temperature, seed=self.seed + index)

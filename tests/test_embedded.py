@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from lib import NOTEBOOKS, gallery, images, probes
+from lib.client import Request
 from lib.own_pictures import load_folder
 
 
@@ -57,3 +58,18 @@ def test_the_health_check_asks_about_pictures_of_your_own_and_names_what_it_skip
     shown = str(nbformat.read(tmp_path / "out.ipynb", 4))
     assert "1 pictures, 1 questions about them, 1 skipped" in shown and "cut.jpg: truncated" in shown
     assert "of 1 questions were answered" in shown
+
+
+def test_seeded_requests_whose_prefill_is_cut_do_not_end_the_server_and_answer_as_they_do_alone(server):
+    """64 prompts of some 200 tokens are more than one step of the engine takes, so that some are read in parts."""
+    todo = [Request([{"role": "user", "content": f"{i} " + "tell me about the world and its many things " * 14}], 8, 0.9, seed=i)
+            for i in range(64)]
+
+    async def together():
+        async with server.client() as client:
+            alone = [await client.chat(request) for request in todo[:4]]
+            return alone, await asyncio.gather(*(client.chat(request) for request in todo))
+
+    alone, crowd = asyncio.run(together())
+    assert [r.error for r in crowd] == [None] * 64
+    assert [r.text for r in crowd[:4]] == [r.text for r in alone]

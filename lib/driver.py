@@ -254,7 +254,6 @@ class Drive:
     # ---------------------------------------------------------------- how the client fared
 
     async def _watch_lag(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             due = time.monotonic() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)

@@ -7,7 +7,6 @@ at one instant.
 import asyncio
 import atexit
 import os
-import os
 import subprocess
 import sys
 import time

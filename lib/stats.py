@@ -224,20 +224,3 @@ def trend(values) -> tuple[float, float]:
     m = max(effective_n(ranks - rho * ranks.std() / order.std() * order, fitted=2), 3.0)
     t = abs(rho) * math.sqrt((m - 2) / max(1 - rho**2, 1e-300))
     return rho, max(float(2 * scipy_stats.t.sf(t, m - 2)), 2 / math.factorial(min(n, 20)))  # no rarer than an order is
-
-
-def verdict(values, failed: int, sent: int) -> str:
-    """What speaks against a series, from the series alone; "valid" when nothing does.
-
-    errors: more than 1 % of the requests failed. too few samples: fewer than MIN_SAMPLES answers.
-    unstable: the values drift with time (Spearman |rho| > 0.3 and p < 0.001).
-    """
-    x = finite(values)
-    if sent and failed / sent > 0.01:
-        return f"errors: {failed} of {sent} requests failed"
-    if len(x) < MIN_SAMPLES:
-        return f"too few samples: {len(x)}, at least {MIN_SAMPLES} are needed"
-    rho, p = trend(x)
-    if abs(rho) > 0.3 and p < 0.001:
-        return f"unstable: it {'rises' if rho > 0 else 'falls'} during the series (rank correlation {rho:.2f})"
-    return "valid"

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from hypothesis import settings
 
-from lib import OUTPUTS, launch
+from lib import OUTPUTS, calibration, launch
 
 settings.register_profile("busy-machine", deadline=None)  # no test judges by the clock
 settings.load_profile("busy-machine")
@@ -13,6 +13,12 @@ settings.load_profile("busy-machine")
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     with launch.open_server("embedded", folder=tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def metronome():
+    with calibration.metronome(5.0) as running:
         yield running
 
 

@@ -1,5 +1,4 @@
 """Conversations: what is said, how a driver carries them on, and what their records tell."""
-import asyncio
 import pickle
 import random
 
@@ -9,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import calibration, conversations, judging, load, metrics, turns
+from lib import conversations, judging, metrics, turns
 from lib.client import Request
 from lib.conversations import PictureTalks, Talks
 from lib.errors import UserError
 from lib.records import Record
 from lib.shapes import Closed, Open
+from series import run
 
 
 def reply(index: int, turn: int, prompt: int = 100, text: str = "an answer") -> Record:
@@ -123,16 +123,6 @@ class Chat:
         assert record.output_tokens == 12
         return None if record.turn == 3 else Request(
             request.messages + [{"role": "assistant", "content": record.text or "…"}, {"role": "user", "content": "go on"}], 12)
-
-
-@pytest.fixture(scope="module")
-def metronome():
-    with calibration.metronome(5.0) as server:
-        yield server
-
-
-def run(server, path, workload, shape, **options):
-    return asyncio.run(load.run(server, path / "s.jsonl", "s", workload, shape, quiet=True, **options))
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -7,11 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from lib import calibration, load, metrics, records
+from lib import load, metrics, records
 from lib.client import Client, Request
 from lib.errors import UserError
 from lib.shapes import Closed, Open, Ramp
 from replies import OK, answering, chunk, event
+from series import run
 
 
 def ask(index: int, tokens: int = 20) -> Request:
@@ -39,16 +40,6 @@ class Broken:
     def follow(self, request, record):
         if self.late:
             raise RuntimeError("no more ideas")
-
-
-@pytest.fixture(scope="module")
-def metronome():
-    with calibration.metronome(5.0) as server:
-        yield server
-
-
-def run(server, path, workload, shape, **options):
-    return asyncio.run(load.run(server, path / "s.jsonl", "s", workload, shape, quiet=True, **options))
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -241,21 +241,6 @@ def test_variation_is_the_spread_relative_to_the_mean():
     assert stats.variation([9, 10, 11]) == pytest.approx(0.1)
 
 
-def test_verdicts_name_what_speaks_against_a_series():
-    rng = np.random.default_rng(4)
-    steady = rng.normal(10, 1, 100)
-    assert stats.verdict(steady, 0, 100) == "valid"
-    assert stats.verdict(steady, 5, 105).startswith("errors: 5 of 105")
-    assert stats.verdict(steady[:10], 0, 10).startswith("too few samples: 10")
-    assert stats.verdict(steady + np.linspace(0, 8, 100), 0, 100).startswith("unstable: it rises")
-
-
-def test_a_steady_series_is_rarely_called_unstable():
-    rng = np.random.default_rng(5)
-    wrong = sum(stats.verdict(rng.lognormal(0, 0.5, 100), 0, 100) != "valid" for _ in range(500))
-    assert wrong <= 5
-
-
 @pytest.mark.parametrize("rho", [0, 0.2, 0.4, 0.6])
 def test_a_series_that_wanders_is_not_called_drifting(rho):
     rng = np.random.default_rng(10)

@@ -62,3 +62,9 @@ def test_a_drift_is_named_with_its_direction():
 def test_several_reasons_are_all_said():
     said = judge(STEADY, dataclasses.replace(GOOD, failed=50, cached_share=0.5))
     assert said.startswith("errors") and "; cache-warm" in said
+
+
+def test_a_steady_series_is_rarely_called_unstable():
+    rng = np.random.default_rng(5)
+    wrong = sum(judge(rng.lognormal(0, 0.5, 100), GOOD) != "valid" for _ in range(500))
+    assert wrong <= 5

@@ -88,9 +88,10 @@ class Bench:
                 rows = await probes.ask(client.openai, self.server.model, asked, concurrency, on_row=lambda row: bar.update())
         self.run.write_rows(series, rows)
         for kind, found in probes.accuracy(rows).iterrows():
-            estimate = stats.share(int(found["correct"]), int(found["n"])).scaled(100)
-            verdict = (f"errors: {found['failed']} of {found['n']} requests failed" if found["failed"] else
-                       "valid" if found["n"] >= stats.MIN_SAMPLES else f"too few samples: {found['n']}")
+            right, asked, failed = int(found["correct"]), int(found["n"]), int(found["failed"])
+            estimate = stats.share(right, asked).scaled(100)
+            verdict = (f"errors: {failed} of {asked} requests failed" if failed else
+                       "valid" if asked >= stats.MIN_SAMPLES else f"too few samples: {asked}")
             self.run.publish(f"{series}.{kind}", f"{kind}, right answers", estimate, "%", verdict, self.notebook, series,
                              formula="right / asked, Wilson interval")
         return rows

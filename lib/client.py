@@ -34,6 +34,7 @@ class Client:
     def __init__(self, base_url: str, api_key: str | None, model: str, timeout_s: float = 120.0):
         self.model = model
         self._transport = StampingTransport()
+        self.turns = self._transport.turns
         self.openai = openai.AsyncOpenAI(
             base_url=base_url.rstrip("/") + "/v1",
             api_key=api_key or "none",

@@ -21,11 +21,11 @@ IDLE_LIMIT_S = 4.0  # a connection is not used again after this; vLLM's server c
 class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time. Also httptools' callbacks.
 
-    `pool` is told when it has been opened, is idle, and is lost.
+    `pool` is told when it has been opened, is idle, and is lost; its `turns`, of each read.
     """
 
     def __init__(self, pool, origin: tuple):
-        self._pool, self.origin = pool, origin
+        self._pool, self._turns, self.origin = pool, pool.turns, origin
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
         self.idle_since = 0.0
@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
         if exchange is None:  # nobody asked
             self.transport.abort()
             return
-        self._active_at = now
+        self._active_at = self._turns.read_at = now
         before = exchange.size
         try:
             self._parser.feed_data(data)

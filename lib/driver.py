@@ -1,8 +1,8 @@
 """Carries out a plan of load in this process's event loop.
 
 Requests are built ahead and wait at their gates; the next is written in the very read that ends the last one
-of its stream. What takes time (building through openai, parsing, writing rows) is done one request an
-iteration of the loop, so that no stream's read waits for more than one of them.
+of its stream. What takes time (building through openai, parsing, writing rows) waits for the moments between
+the server's steps, one request at a time (see lib.exchange.Turns).
 
 A workload with `follow(request, record) -> Request | None` is one of conversations: its items open them, and each
 reply gives the next turn, sent by the same stream `think_s` later (an attribute of the workload, default 0). A stream
@@ -131,11 +131,11 @@ class Drive:
     async def _build(self) -> None:
         while not self._exhausted:
             while len(self._ready) < self._depth + self._owed and not self._exhausted:
+                await (asyncio.sleep(0) if self._owed else self._client.turns.turn())
                 self._build_one()
                 if self._owed and self._ready:
                     self._owed -= 1
                     self._send(self._ready.popleft())
-                await asyncio.sleep(0)
             self._build_more.clear()
             await self._build_more.wait()
 

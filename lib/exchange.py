@@ -16,27 +16,47 @@ class Aborted(httpx2.TransportError):
     """The client itself broke the exchange off."""
 
 
-class Turns:
-    """Wakes tasks one an iteration of the event loop, so that between two of them the loop reads its sockets.
+QUIET_S = 0.0002  # without a read: the step of a batching engine has been read by all streams
+PATIENCE_S = 0.01  # for a quiet moment; where reads never pause, there is none
 
-    The streams of a batching engine end in the same step; all of them dealt with at once would make every
-    other stream's next read late by the sum of it.
+
+class Turns:
+    """Wakes tasks when no stream has a read coming, one an iteration of the event loop.
+
+    What a reply's end brings with it (parsing, a row to write, a request to build) takes as long as reading a hundred
+    tokens. Done between the reads of a batching engine's step, it would make those of the other streams late by as much.
     """
 
     def __init__(self):
-        self._waiting: collections.deque = collections.deque()
+        self.read_at = 0.0  # the newest read of any connection; s, monotonic
+        self._waiting: collections.deque = collections.deque()  # (future, since when)
 
     def wake(self, future: asyncio.Future) -> None:
-        self._waiting.append(future)
-        if len(self._waiting) == 1:
-            future.get_loop().call_soon(self._next)
+        now = time.monotonic()
+        self._waiting.append((future, now))
+        if len(self._waiting) > 1:
+            return
+        loop = future.get_loop()
+        if now - self.read_at > QUIET_S:
+            loop.call_soon(self._next)
+        else:
+            loop.call_later(0.001, self._next)  # the step will be over, or nearly
+
+    async def turn(self) -> None:
+        """Wait for a turn."""
+        future = asyncio.get_running_loop().create_future()
+        self.wake(future)
+        await future
 
     def _next(self) -> None:
-        future = self._waiting.popleft()
-        if not future.done():
-            future.set_result(None)
+        future, since = self._waiting[0]
+        now = time.monotonic()
+        if now - self.read_at > QUIET_S or now - since > PATIENCE_S:
+            self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
         if self._waiting:
-            future.get_loop().call_soon(self._next)
+            future.get_loop().call_soon(self._next)  # not a timer again: those are good to a millisecond only
 
 
 @dataclass(eq=False)

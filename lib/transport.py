@@ -46,7 +46,7 @@ class StampingTransport(httpx2.AsyncBaseTransport):
         self._idle: dict[tuple, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._ssl = None
-        self._turns = Turns()
+        self.turns = Turns()  # read_at is set by the connections
         self._tasks: set = set()  # the loop keeps only weak references
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -54,7 +54,7 @@ class StampingTransport(httpx2.AsyncBaseTransport):
         exchange.data = _head(request) + await request.aread()
         limits = request.extensions.get("timeout", {})
         exchange.begin = lambda e: self._begin(e, request.url, limits)
-        exchange.turns, exchange.ready = self._turns, True
+        exchange.turns, exchange.ready = self.turns, True
         if not exchange.gated:
             exchange.release()
         try:

@@ -18,6 +18,7 @@ LAG_P50_MS, LAG_P99_MS = 2.0, 15.0  # how late its timers were: the errors of TT
 BEYOND = 1.1  # times what the calibration reached
 CACHED_SHARE = 0.1  # of the prompt tokens; a chat format's opening is shared by all prompts and is below it
 FAILED_SHARE = 0.01
+DRIFT_RHO, DRIFT_SHARE = 0.3, 0.02  # a clear order in time, of a size that changes what a reader takes from the figure
 
 KINDS = {  # for readers, in the order of judging
     "errors": f"more than {FAILED_SHARE:.0%} of the requests failed",
@@ -27,7 +28,8 @@ KINDS = {  # for readers, in the order of judging
     "throttled": "the GPU lowered its clocks",
     "too few samples": f"fewer than {stats.MIN_SAMPLES} values stand behind the figure",
     "warming up": "the first tenth of the requests took at least 1.2 times as long as the rest",
-    "unstable": "the values drift during the series (rank correlation above 0.3)",
+    "unstable": f"the values drift during the series (rank correlation above {DRIFT_RHO:g}, and more than {DRIFT_SHARE:.0%} "
+                "between its first and its last third)",
 }
 
 
@@ -119,12 +121,19 @@ def warming_up(values) -> str | None:
 
 
 def unstable(values) -> str | None:
-    """The values drift with time (Spearman |rho| > 0.3, p < 0.001 after autocorrelation)."""
-    if len(stats.finite(values)) < stats.MIN_SAMPLES:
+    """The values drift with time (Spearman |rho| > 0.3, p < 0.001 after autocorrelation), and by more than 2 % from
+    the first third's median to the last's: a stable clock shows drifts in the fourth digit."""
+    x = stats.finite(values)
+    if len(x) < stats.MIN_SAMPLES:
         return None
-    rho, p = stats.trend(values)
-    if abs(rho) > 0.3 and p < 0.001:
-        return f"unstable: it {'rises' if rho > 0 else 'falls'} during the series (rank correlation {rho:.2f})"
+    rho, p = stats.trend(x)
+    if abs(rho) <= DRIFT_RHO or p >= 0.001:
+        return None
+    first, _, last = (float(np.median(third)) for third in np.array_split(x, 3))
+    change = last / first - 1 if first else math.inf
+    if abs(change) > DRIFT_SHARE:
+        return (f"unstable: from its first third to its last it {'rises' if rho > 0 else 'falls'} by {abs(change):.0%} "
+                f"(rank correlation {rho:.2f})")
 
 
 def of_comparison(evidence: Evidence, n: int, least: int, unit: str) -> str:

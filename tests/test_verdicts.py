@@ -68,3 +68,8 @@ def test_a_steady_series_is_rarely_called_unstable():
     rng = np.random.default_rng(5)
     wrong = sum(judge(rng.lognormal(0, 0.5, 100), GOOD) != "valid" for _ in range(500))
     assert wrong <= 5
+
+
+def test_a_drift_too_small_to_matter_is_not_called_unstable():
+    drift = 5 + np.linspace(0, 0.01, 100)  # 0.2 % from end to end, in perfect order
+    assert judge(drift, GOOD) == "valid"

@@ -1,0 +1,268 @@
+"""Runs side by side: two GPUs, two versions, two models; this workbook's runs and other tools' results. Files in, tables out.
+
+Ratios are b / a with the intervals of lib.compare, from the values of each request of both runs. Where both
+runs sent the same requests, and what takes long in one takes long in the other, they are held against each other in
+blocks, so that their mixture is no spread. The runs were measured one after the other, on another day or machine: whatever else changed
+between them is in the ratio, and no interval shows it. What is not the same work is not compared.
+"""
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib import OUTPUTS, metrics, records, rundir, stats, tables
+from lib.compare import compare
+from lib.errors import UserError
+from lib.imported import COUNTS, Measured, Run, read
+from lib.rundir import read_json
+
+SHOWN = {"ttft_s": "lower", "tpot_s": "lower", "total_s": "lower", "throughput_tps": "higher"}  # metric -> what is good
+PARTS = ("run.json", "series.json", "figures.json")
+SAME_TOKENS, ABOUT_AS_MANY = 0.02, 0.25  # relative; the latter where two tokenizers or tools count the prompt
+PASSING = re.compile(r", started here in [\d.]+ s|, was running already|,? ?\(?[\d.]+ GiB free\)?")  # no setting, but how it was just then
+ALIKE = 0.5  # correlation of the same requests in two runs, from which on they are held against each other
+BLOCKS, LEAST_IN_BLOCK = 10, 4  # of neighbouring requests, so that what lasts for some of them counts once
+FEW = f"fewer than {stats.MIN_SAMPLES} values"
+
+
+@dataclass
+class Side:
+    """Two series of the same work: `name`, a's and b's."""
+
+    name: str
+    a: Measured
+    b: Measured
+
+
+# -- reading -----------------------------------------------------------------------------------------
+def open_run(word: str) -> Run:
+    """A run of this workbook by its name under outputs/ or its folder, or another tool's result file."""
+    path = OUTPUTS / word if (OUTPUTS / word).is_dir() else Path(word)
+    if path.is_dir() and any((path / part).exists() for part in (*PARTS, "requests")):
+        return _workbook(path.resolve())
+    if path.exists():
+        return read(path.resolve())
+    if "/" in word or word.endswith(".json"):
+        raise UserError(f"there is no file or run {word!r}")
+    return _workbook(rundir.find(word).path)
+
+
+def _workbook(path: Path) -> Run:
+    """A run folder, checked: whole, of this version, and its figures those of its records."""
+    missing = [part for part in PARTS if not (path / part).exists()]
+    if missing:
+        raise UserError(f"run {path.name} is half there: it has no {' and no '.join(missing)}; make the run again, or fetch the whole folder")
+    info, about, figures = (read_json(path / part, {}) for part in PARTS)
+    facts = {name: PASSING.sub("", str(fact)) for name, fact in info.get("facts", {}).items() if name not in ("disk", "model")}
+    facts |= {"profile": info.get("profile", ""), "measured": info.get("began", "")}
+    facts |= {f"parameter {name}": str(value) for name, value in info.get("parameters", {}).items()}
+    series = {name: _series(path, name, known, figures) for name, known in about.items()}
+    return Run(path.name, "workbook", str(info.get("model", "")), facts, series, path)
+
+
+def _series(path: Path, name: str, known: dict, figures: dict) -> Measured:
+    file = path / "requests" / f"{name}.jsonl"
+    if not file.exists():
+        raise UserError(f"run {path.name} is half there: series {name} has no requests/{file.name}")
+    if not isinstance(known, dict) or {"shape", "window_s", "counts"} - set(known):
+        raise UserError(f"run {path.name} was written by another version of the workbook: series {name} has no "
+                        "shape, window_s or counts in series.json; make the run again with this one")
+    frame = records.read(file)
+    if frame.attrs["torn_lines"]:
+        raise UserError(f"run {path.name}: {frame.attrs['torn_lines']} lines of requests/{file.name} are no records: cut off, or changed by hand")
+    window = tuple(math.nan if t is None else t for t in known["window_s"])
+    frame = metrics.mark_steady(metrics.per_request(frame), window)
+    counts = metrics.denominators(frame)
+    values = {metric: v for metric, v in metrics.values(frame, window).items() if metric in SHOWN}
+    _agree(path.name, name, values, counts, known["counts"], figures)
+    rows = metrics.measured(frame)
+    return Measured(
+        known["shape"], float(rows["prompt_tokens"].median()), float(rows["output_tokens"].median()), values, {}, counts,
+        {metric: figures.get(f"{name}.{metric.removesuffix('_s')}.mean", {}).get("verdict", "") for metric in values},
+        rows[["index", "turn", "prompt_tokens"]])
+
+
+def _agree(run: str, name: str, values: dict, counts: dict, told: dict, figures: dict) -> None:
+    """The records against what was written of them when they were measured. Raises UserError where they differ."""
+    def wrong(what, written, found):
+        raise UserError(f"run {run}: {what} of series {name} is {written} in its files and {found} by its records: changed by hand, "
+                        "or written by another version of the workbook")
+    for what, n in told.items():
+        if counts.get(what) != n:
+            wrong(f"the number of requests ({what})", n, counts.get(what))
+    for metric, found in values.items():
+        label, _, factor, _ = metrics.METRICS[metric]
+        written = figures.get(f"{name}.{metric.removesuffix('_s')}.mean", {}).get("value")
+        mean = float(np.mean(stats.finite(found))) * factor if len(stats.finite(found)) else math.nan
+        if written is not None and not math.isclose(written, mean, rel_tol=1e-6):
+            wrong(f"mean {label}", tables.number(written), tables.number(mean))
+
+
+# -- what may be compared ----------------------------------------------------------------------------
+def open_all(words: list[str], any_model: bool = False) -> list[Run]:
+    """The runs in the order asked for; the first is what the others are held against. Raises UserError where there is
+    nothing to compare."""
+    if len(words) < 2:
+        raise UserError("a comparison needs at least two runs: name them, the one to compare with first")
+    runs = [open_run(word) for word in words]
+    for a, b in itertools.combinations(runs, 2):
+        if a.path == b.path:
+            raise UserError(f"{a.name} is to be compared with itself: name another run")
+    for a, b in ((runs[0], other) for other in runs[1:]):
+        if _model(a) != _model(b) and not any_model:
+            raise UserError(f"{a.name} measured {a.model or 'an unnamed model'}, {b.name} {b.model or 'an unnamed model'}: "
+                            "--any-model compares different models")
+        pairs, left = matched(a, b)
+        if any(_copied(pair) for pair in pairs):
+            raise UserError(f"{b.name} holds the very requests of {a.name}: a copy of a run shows no difference")
+        if not pairs:
+            why = "; ".join(left[:3]) or f"{a.name} has {', '.join(a.series) or 'no series'}; {b.name} has {', '.join(b.series) or 'no series'}"
+            raise UserError(f"{a.name} and {b.name} have no work in common ({why})")
+    return runs
+
+
+def matched(a: Run, b: Run) -> tuple[list[Side], list[str]]:
+    """The series of the same work, and why others of the same name or shape are left out."""
+    if a.tool == b.tool == "workbook":
+        found = [(name, a.series[name], b.series[name]) for name in a.series if name in b.series]
+    else:
+        found = [(one.shape, one, other) for one, other in itertools.product(a.series.values(), b.series.values())
+                 if one.shape == other.shape]
+    counted_alike = a.tool == b.tool and _model(a) == _model(b)
+    pairs, left = [], []
+    for name, one, other in found:
+        reason = different_work(one, other, counted_alike)
+        if reason:
+            left.append(f"{name}: {reason}")
+        else:
+            pairs.append(Side(name, one, other))
+    return pairs, left
+
+
+def different_work(a: Measured, b: Measured, counted_alike: bool = True) -> str | None:
+    """Why two series are not the same work; None where they are. `counted_alike`: one tokenizer and one tool counted."""
+    if a.shape != b.shape:
+        return f"{a.shape} against {b.shape}"
+    limits = {"output_tokens": ("answers", SAME_TOKENS), "prompt_tokens": ("prompts", SAME_TOKENS if counted_alike else ABOUT_AS_MANY)}
+    for name, (what, limit) in limits.items():
+        one, other = getattr(a, name), getattr(b, name)
+        if abs(one - other) > limit * max(one, other):
+            return f"{what} of {one:.0f} tokens against {other:.0f}"
+    return None
+
+
+def _model(run: Run) -> str:
+    return run.model.rsplit("/", 1)[-1].removeprefix("shape:").casefold()
+
+
+def _copied(pair: Side) -> bool:
+    one, other = pair.a.values.get("total_s"), pair.b.values.get("total_s")
+    return one is not None and other is not None and len(one) > 1 and np.array_equal(one, other, equal_nan=True)
+
+
+# -- the comparison ----------------------------------------------------------------------------------
+def ratios(runs: list[Run], smallest: float = 0.02) -> pd.DataFrame:
+    """A row a series, metric and run after the first: `a`, `b` (means, in the units of the tables), `ratio` of the
+    means with `low` and `high`, `median_ratio`, `verdict`, `n_a`, `n_b`, `doubt` (what speaks against either series)."""
+    rows = []
+    for run in runs[1:]:
+        for pair in matched(runs[0], run)[0]:
+            rows += [_ratio(runs[0], run, pair, metric, smallest) for metric in SHOWN if _has(pair.a, metric) and _has(pair.b, metric)]
+    return pd.DataFrame(rows)
+
+
+def _has(series: Measured, metric: str) -> bool:
+    return len(stats.finite(series.values.get(metric, []))) > 0 or math.isfinite(series.told.get(metric, {}).get("mean", math.nan))
+
+
+def _ratio(a: Run, b: Run, pair: Side, metric: str, smallest: float) -> dict:
+    name, unit, factor, _ = metrics.METRICS[metric]
+    values = [stats.finite(side.values.get(metric, [])) for side in (pair.a, pair.b)]
+    means = [float(v.mean()) if len(v) else side.told[metric]["mean"] for v, side in zip(values, (pair.a, pair.b))]
+    doubts = {f"{run.name}: {side.verdicts[metric]}" for run, side in ((a, pair.a), (b, pair.b))
+              if side.verdicts.get(metric, "valid") not in ("valid", "")}
+    row = {"run": b.name, "against": a.name, "series": pair.name, "metric": name, "unit": unit, "a": means[0] * factor,
+           "b": means[1] * factor, "ratio": means[1] / means[0] if means[0] else math.nan, "low": math.nan, "high": math.nan,
+           "median_ratio": math.nan, "n_a": len(values[0]), "n_b": len(values[1]), "doubt": "; ".join(sorted(doubts))}
+    if not all(len(v) for v in values):
+        return row | {"verdict": "no interval: only a mean was kept"}
+    blocks = _in_blocks(pair, metric)
+    one, other, rounds = blocks or (*values, None)
+    found = compare(one, other, paired_rounds=rounds, better=SHOWN[metric], smallest=smallest)
+    verdict = (f"undecided: {FEW}" if min(map(len, values)) < stats.MIN_SAMPLES else
+               found.verdict if found.ratio.low > 0 else "undecided: the values are too uneven for an interval")
+    return row | {"ratio": found.ratio.value, "low": found.ratio.low, "high": found.ratio.high,
+                  "median_ratio": found.median_ratio.value, "verdict": verdict}
+
+
+def _in_blocks(pair: Side, metric: str) -> tuple | None:
+    """(a's values, b's, the block of each) of requests that are the same in both; None where they are not, or where which
+    request it was says little of its time."""
+    one, other = (side.requests for side in (pair.a, pair.b))
+    if one is None or other is None or metric == "throughput_tps":
+        return None
+    both = one.assign(a=pair.a.values[metric]).merge(other.assign(b=pair.b.values[metric]), on=["index", "turn", "prompt_tokens"])
+    both = both[(both["a"] > 0) & (both["b"] > 0)]
+    if len(both) < 0.8 * max(len(one), len(other)) or len(both) < 2 * LEAST_IN_BLOCK or min(both["a"].nunique(), both["b"].nunique()) < 2:
+        return None
+    if np.corrcoef(np.log(both["a"]), np.log(both["b"]))[0, 1] < ALIKE:
+        return None
+    labels = np.arange(len(both)) * min(BLOCKS, len(both) // LEAST_IN_BLOCK) // len(both)
+    return both["a"], both["b"], (labels, labels)
+
+
+def settings(runs: list[Run]) -> pd.DataFrame:
+    """What differs between the runs: a row a setting, a column a run, "not told" where a run does not say."""
+    told = {run.name: {"tool": run.tool, "model": run.model} | run.settings for run in runs}
+    names = list(dict.fromkeys(name for of_run in told.values() for name in of_run))
+    names = [name for name in names if not name.startswith("parameter") or all(name in of_run for of_run in told.values())]
+    rows = [{"setting": name} | {run: of_run.get(name) or "not told" for run, of_run in told.items()} for name in names]
+    return pd.DataFrame([row for row in rows if len(set(list(row.values())[1:])) > 1], columns=["setting", *told])
+
+
+def counted(runs: list[Run]) -> pd.DataFrame:
+    """How each tool that is among them counts."""
+    return pd.DataFrame([{"tool": tool, "counts": COUNTS[tool]} for tool in dict.fromkeys(run.tool for run in runs)])
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """`ratios` for readers."""
+    ratio = [tables.with_interval(stats.Estimate(r.ratio, r.low, r.high, min(r.n_a, r.n_b))) for r in rows.itertuples()]
+    return pd.DataFrame({
+        "run": rows["run"], "series": rows["series"], "metric": rows["metric"] + ", " + rows["unit"], "against": rows["a"],
+        "here": rows["b"], "ratio": ratio, "of medians": rows["median_ratio"],
+        "n": [f"{a} / {b}" if a and b else "–" for a, b in zip(rows["n_a"], rows["n_b"])], "verdict": rows["verdict"], "doubt": rows["doubt"]})
+
+
+def said(rows: pd.DataFrame) -> list[str]:
+    """What a comparison found, a sentence a run; and how many of the differences may be chance."""
+    out = []
+    for (run, against), of_run in rows.groupby(["run", "against"], sort=False):
+        bare = of_run["verdict"].str.startswith("no interval")
+        judged = of_run[~bare]
+        count = {v: int(judged["verdict"].eq(v).sum()) for v in ("faster", "slower", "no difference shown")}
+        same = int(judged["verdict"].str.startswith("equivalent").sum())
+        few = int(judged["verdict"].str.startswith("undecided").sum())
+        out.append(
+            f"**{run}** against {against}: of {len(judged)} ratios {count['faster']} show it faster, {count['slower']} "
+            f"slower, {same} equivalent, {count['no difference shown']} no difference, {few} rest on too little"
+            + (f"; {bare.sum()} more have no interval, because only means were kept" if bare.any() else "") + ".")
+    trials = int(rows["low"].notna().sum())
+    if trials:
+        out.append(f"Of {trials} intervals at 95 %, about {trials / 20:.0f} would leave out 1 by chance alone, and neighbouring "
+                   "series share what changed between the runs.")
+    return out
+
+
+def publish(run: rundir.RunDir, rows: pd.DataFrame, notebook: str) -> None:
+    """Enter every ratio as a figure of `run`; both sides of each are its records."""
+    run.write_rows("ratios", rows.astype(object).where(rows.notna(), None).to_dict("records"))
+    for r in rows.itertuples():
+        estimate = stats.Estimate(r.ratio, r.low, r.high, min(r.n_a, r.n_b))
+        verdict = r.doubt or ("valid" if math.isfinite(r.low) and not r.verdict.startswith("undecided") else r.verdict)
+        run.publish(f"{r.run}.{r.series}.{r.metric.replace(' ', '_')}", f"{r.run} / {r.against}, {r.series}: {r.metric}, ratio", estimate,
+                    "", verdict, notebook, "ratios", formula="mean / mean; order of measuring allowed for", table=f"{r.run} against {r.against}")

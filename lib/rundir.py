@@ -103,7 +103,7 @@ class RunDir:
             "headline": headline,
             "formula": formula,
             "counts": counts or {},
-        } | ({"table": table} if table else {})
+        } | ({"table": table} if table else {}) | ({"effective_n": _number(estimate.effective_n)} if estimate.effective_n else {})
         write_json(self.path / "figures.json", figures)
 
     def enter_series(self, name: str, about: dict) -> None:

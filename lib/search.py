@@ -185,6 +185,20 @@ def publish_best(measure: Measuring, best: float, tried: pd.DataFrame, kept: lis
                              unit, series.verdicts()["ttft_s"], desk.notebook, series.name, counts=series.counts, table="under the targets")
 
 
+def publish_rates(measure: Measuring, tried: pd.DataFrame) -> None:
+    """Enter of each offered rate the share of requests that met both targets, and TTFT from the scheduled instant."""
+    desk = measure.desk
+    for line in tried.sort_values("rate").itertuples():
+        series, rate = measure.series[Open(line.rate)], f"at {line.rate:.3g} requests/s offered"
+        verdict = series.verdicts()["ttft_s"]
+        met = stats.Estimate(line.share, line.share_low, line.share_high, line.due).scaled(100)
+        entries = [("met", f"met both targets {rate}, share", met, "%", "met both targets / due in the window, Wilson interval"),
+                   ("ttft", f"TTFT {rate}, median", series.summaries()["ttft_s"]["median"], "ms", "first token − scheduled instant")]
+        for figure, name, estimate, unit, formula in entries:
+            desk.run.publish(f"{series.name}.{figure}", name, estimate, unit, verdict, desk.notebook, series.name,
+                             counts=series.counts, table="offered rates", formula=formula)
+
+
 def goodput_table(rungs: pd.DataFrame, found: list[dict]) -> pd.DataFrame:
     """A closed loop's levels under the targets. found: `against` of each."""
     rows = pd.DataFrame(found)

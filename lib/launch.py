@@ -77,6 +77,16 @@ def _embedded_flags() -> list:
     return flags + ["--dtype", "float32", "--distributed-executor-backend", "uni"]
 
 
+def command_line(spec: str, flags: list) -> str:
+    """The command that starts a server as this workbook does, to copy: from the checkout, on the usual port, without key."""
+    model = str(EMBEDDED) if spec == "embedded" else spec
+    env = {name: value for name, value in _environment(model, "").items() if os.environ.get(name) != value and name != "VLLM_API_KEY"}
+    env["PYTHONPATH"] = env["PYTHONPATH"].replace(f"{ROOT}/", "").replace(str(ROOT), ".")
+    words = [*(_embedded_flags() if spec == "embedded" else []), *without_key(flags)]
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), "python -m vllm.entrypoints.openai.api_server",
+                     "--model", shlex.quote(_shown(Path(model)) if Path(model).is_dir() else model), "--host 127.0.0.1", shlex.join(words)])
+
+
 def without_key(flags: list) -> list:
     """Flags as they may be written down: the key is left out."""
     shown, secret = [], False
@@ -145,8 +155,10 @@ def start(model: str, flags: list, folder: Path | None = None, embedded: bool = 
         raise
     server.process, server.log, server.embedded, server.flags = process, log, embedded, without_key(flags)
     server.started_in_s = round(time.monotonic() - began, 1)
+    server.spec = "embedded" if embedded else model
     write_json(folder / "server.json", {"url": url, "model": server.model, "version": server.version, "flags": server.flags,
-                                        "embedded": embedded, "started_in_s": server.started_in_s})
+                                        "embedded": embedded, "started_in_s": server.started_in_s, "spec": server.spec,
+                                        "pid": process.pid})
     return server
 
 
@@ -175,12 +187,18 @@ def _environment(model: str, key: str) -> dict:
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         env.setdefault(SWITCH, "1")
         env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # else the CPU platform overrules "uni"
-        # As vLLM does by default, leave a core to the API server and the client. A forked worker has its
-        # threads from its parent's environment; more threads than free cores wait for each other.
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (psutil.cpu_count(logical=False) or 2) - 1)))
+        env.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
     if Path(model).is_dir():
         env.setdefault("HF_HUB_OFFLINE", "1")
     return env
+
+
+def cpu_threads() -> int:
+    """Threads that a server started here on a CPU computes with. As vLLM does by default, it leaves a core to the API
+    server and the client. A forked worker has its threads from its parent's environment; more threads than free
+    cores wait for each other."""
+    own = os.environ.get("OMP_NUM_THREADS", "")
+    return int(own) if own.isdecimal() and int(own) else max(1, (psutil.cpu_count(logical=False) or 2) - 1)
 
 
 def _await_answer(process: GuardedProcess, url: str, key: str, log: Path, name: str, began: float) -> None:

@@ -27,6 +27,7 @@ class Server:
     flags: list = field(default_factory=list)
     started_in_s: float | None = None
     log: Path | None = None
+    spec: str | None = None  # what it was started from: embedded, a model id or a folder
     process: object = field(default=None, repr=False)  # has alive() and stop(); see lib.launch
 
     def client(self, timeout_s: float = 120.0) -> Client:
@@ -71,7 +72,7 @@ def connect(url: str, api_key: str | None = None, folder: Path | None = None) ->
         known = read_json(Path(place) / "server.json", {})
         if known.get("url") == url:
             server.flags, server.embedded, server.started_in_s = known["flags"], known["embedded"], known["started_in_s"]
-            server.log = Path(place) / "server.log"
+            server.log, server.spec = Path(place) / "server.log", known.get("spec")
             break
     return server
 

@@ -50,3 +50,24 @@ class Brief:
         number = f"{self.seed}-{self.part}-{index}"
         return Request([{"role": "user", "content": BRIEF[self.lang].format(number=number)}],
                        self.max_tokens, self.temperature, seed=self.seed + index)
+
+
+@dataclass(frozen=True)
+class Long:
+    """Questions after a long opening, without an end. Every second opening is the same for all, as a system prompt is,
+    and a prefix cache has it; the others are new from their first word, and have to be read.
+
+    sentences: of the opening, each about 15 tokens."""
+
+    sentences: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    part: str
+
+    def __getitem__(self, index: int) -> Request:
+        whose = "all" if index % 2 else index
+        opening = " ".join(f"Rule {self.seed}-{self.part}-{whose}-{k}: keep to what is known." for k in range(self.sentences))
+        question = BRIEF["en"].format(number=f"{self.seed}-{self.part}-{index}")
+        return Request([{"role": "user", "content": f"{opening} {question}"}],
+                       self.max_tokens, self.temperature, seed=self.seed + index)

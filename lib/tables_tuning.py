@@ -1,0 +1,122 @@
+"""What 06_tuning shows and says: `tuning.summary` -> tables and sentences. Pure."""
+import math
+
+import pandas as pd
+
+from lib import configurations, tables, tuning
+from lib.tuning import METRICS
+
+COSTS = ("long_ttft_s", "first_s", "start_s", "memory_gib", "kv_tokens")
+
+
+def plan(todo: list[configurations.Configuration]) -> pd.DataFrame:
+    """What will be started, with the flags that tell it from the baseline."""
+    twins = configurations.twins(todo)
+    return pd.DataFrame([{
+        "": c.letter, "configuration": c.name, "flags": " ".join(c.own) or ("–" if c.letter != "A" else " ".join(c.flags) or "none"), "model": c.model or "the same",
+        "why": c.left_out or c.why or "", "started as": twins.get(c.name, "")} for c in todo])
+
+
+def values(found: pd.DataFrame) -> pd.DataFrame:
+    """What each configuration gave, in the units of the tables."""
+    rows = _measured(found)
+    return pd.DataFrame({"": rows["letter"], "configuration": rows.index, "starts": rows["starts"]} | {
+        f"{m.name}, {m.unit}": rows[f"{key}.value"] * m.factor for key, m in METRICS.items()
+        if f"{key}.value" in rows and rows[f"{key}.value"].notna().any()})
+
+
+def against(found: pd.DataFrame, metrics=tuning.SPEED) -> pd.DataFrame:
+    """Ratios to the baseline with interval and verdict."""
+    rows = _measured(found).drop(index=tuning.BASELINE, errors="ignore")
+    return pd.DataFrame({"": rows["letter"], "configuration": rows.index} | {
+        METRICS[key].name: [_ratio(row, key) for _, row in rows.iterrows()] for key in metrics if f"{key}.ratio" in rows})
+
+
+def answers(found: pd.DataFrame) -> pd.DataFrame:
+    """Questions answered rightly, beside the baseline's, and requests that met the targets."""
+    rows = _measured(found)
+    asked = rows["answers.asked"] if "answers.asked" in rows else pd.Series(math.nan, rows.index)
+    return pd.DataFrame({
+        "": rows["letter"], "configuration": rows.index,
+        "right answers": [f"{row['answers.right']:.0f} of {n:.0f}" if n > 0 else "not asked" for n, (_, row) in zip(asked, rows.iterrows())],
+        "lost, won": [f"{row['answers.lost']:.0f}, {row['answers.won']:.0f}" if n > 0 else "–" for n, (_, row) in zip(asked, rows.iterrows())],
+        "beside the baseline": [_answers_verdict(row) if n > 0 else "–" for n, (_, row) in zip(asked, rows.iterrows())],
+        "met both targets": [f"{row['met']} of {row['due']} ({row['share']:.0%})" if row["due"] else "–" for _, row in rows.iterrows()],
+    })
+
+
+def not_measured(found: pd.DataFrame) -> pd.DataFrame:
+    """What was not started, could not start, or was dropped early, and why."""
+    rows = found[(found["state"] != "measured") | (found["dropped"] != "") | (found["cause"] != "")]
+    return pd.DataFrame({"": rows["letter"], "configuration": rows.index,
+                         "state": rows["state"].where(rows["dropped"] == "", "dropped early"),
+                         "cause and remedy": rows["cause"].where(rows["dropped"] == "", rows["dropped"])})
+
+
+def _measured(found: pd.DataFrame) -> pd.DataFrame:
+    return found[found["state"] == "measured"]
+
+
+def _ratio(row: pd.Series, key: str) -> str:
+    ratio, low, high = (row[f"{key}.{part}"] for part in ("ratio", "low", "high"))
+    if not math.isfinite(ratio):
+        return "–"
+    interval = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else ""
+    return f"{ratio:.2f}{interval if low != high else ''} {row[f'{key}.verdict']}"
+
+
+def _answers_verdict(row: pd.Series) -> str:
+    if row["letter"] == "A":
+        return "–"
+    return f"{row['answers.verdict'].upper() if row['answers.verdict'] == 'worse' else row['answers.verdict']} (p = {row['answers.p']:.2g})"
+
+
+# -- in words ----------------------------------------------------------------------------------------
+def noise(found: pd.DataFrame) -> str:
+    """How far two starts of one command differ, what this plan can therefore show, and whether anything drifted."""
+    out = []
+    for key in tuning.SPEED:
+        about = found.attrs[key]
+        if not about.get("df"):
+            continue
+        widths = (found[f"{key}.high"] / found[f"{key}.low"]).drop(index=tuning.BASELINE) ** 0.5 - 1
+        drift, told = about["drift"], ""
+        if drift is not None:
+            told = (f"; from the first start to the last it {'drifted' if drift.high < 1 or drift.low > 1 else 'shows no drift'} "
+                    f"(×{drift.value:.2f} [{drift.low:.2f}, {drift.high:.2f}])")
+        out.append(f"- **{METRICS[key].name}**: starts of one command differ by {about['spread']:.1%} (standard deviation, {about['df']} degrees of "
+                   f"freedom), so that a difference of less than about {widths.median():.0%} is not shown{told}.")
+    return "\n".join(out) or "With so few starts nothing is known of how starts of one command differ: no difference can be shown."
+
+
+def same_twice(todo: list[configurations.Configuration], found: pd.DataFrame) -> str:
+    """What became of configurations that are one and the same under two names: the check of everything else."""
+    out = []
+    for name, first in configurations.twins(todo).items():
+        if first == tuning.BASELINE and found.loc[name, "state"] == "measured":
+            told = {METRICS[k].name: found.loc[name, f"{k}.verdict"] for k in tuning.SPEED}
+            wrong = {k: v for k, v in told.items() if v not in ("no difference shown", "the same")}
+            out.append(f"**{name}** is started just as the baseline, and " + (
+                "no difference is shown, as must be." if not wrong else
+                "yet it is called " + ", ".join(f"{v} ({k})" for k, v in wrong.items()) + ": that happens in 5 of 100 cases. Start each more often."))
+    return " ".join(out)
+
+
+def stands_out(found: pd.DataFrame) -> str:
+    """Each configuration whose speed was shown to differ, in a line; the rest in one."""
+    lines, quiet = [], []
+    for name, row in _measured(found).drop(index=tuning.BASELINE, errors="ignore").iterrows():
+        shown = [f"{METRICS[k].name} {row[f'{k}.verdict']} (×{row[f'{k}.ratio']:.2f})" for k in (*tuning.SPEED, "long_ttft_s", "start_s")
+                 if row.get(f"{k}.verdict") not in ("no difference shown", "the same", None) and isinstance(row.get(f"{k}.verdict"), str)]
+        worse = ", **but its answers are worse**" if row.get("answers.verdict") == "worse" else ""
+        lines += [f"- **{name}**: {'; '.join(shown)}{worse}."] if shown or worse else []
+        quiet += [] if shown or worse else [name]
+    return "\n".join(lines + ([f"- No difference shown: {', '.join(quiet)}."] if quiet else []))
+
+
+def doubts(starts: pd.DataFrame) -> str:
+    """What speaks against single starts."""
+    rows = starts[starts["doubt"].notna() & (starts["doubt"] != "valid")]
+    if rows.empty:
+        return "Nothing speaks against any of the starts."
+    return "What speaks against some of the starts: " + "; ".join(f"{r['name']} (start {r['place'] + 1}): {r['doubt']}" for _, r in rows.iterrows()) + "."

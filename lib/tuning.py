@@ -1,0 +1,212 @@
+"""Which configuration is better, and how sure is that? Pure: a row for each start of a server in, numbers and words out.
+
+A start is the sample. Two starts of the very same command differ by more than chance among their requests explains:
+memory lies elsewhere, other caches are warm, the machine has other work. So an interval from the requests of one
+start on each side is too narrow, however many requests it has. Here each start i of configuration c(i) gives one
+number y for each metric, and
+
+    log y_i = m_c(i) + b t_i + e_i,    t_i: the place of the start in the order, e_i independent with variance v_i
+
+is fitted by least squares. The baseline is started again and again between the others (A B A C A …), so that the
+line b t takes up what drifts, and the spread of starts of the same configuration around the fit is the noise floor:
+
+    s² = max(RSS / df, mean within)           df = starts - configurations - 1 (for b)
+    v_i = s² + max(0, w_i² - mean within)     w_i: relative standard error of y_i from its own requests
+    ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Σ L_i² v_i))
+
+L is the row of the least-squares operator for m_c - m_A (Draper and Smith, Applied Regression Analysis, 1998,
+chapters 5 and 9), "mean within" the mean of the w_i² that stand behind RSS. All configurations lend their
+repeated starts to s, so one that was started once has an interval, too. With fewer than two degrees of freedom left the
+drift is not fitted, and with none there is no interval and no verdict.
+
+A configuration's verdicts on throughput, TTFT and TPOT hold together in 95 of 100 cases: each interval is the
+98.3 % one (Bonferroni). How often equal servers are called different is tested on recorded starts.
+"""
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from lib import compare, stats
+from lib.configurations import Configuration
+from lib.stats import Estimate
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """better: "higher", "lower", or None where it depends. within: the column with its standard error, relative."""
+
+    name: str
+    unit: str
+    factor: float
+    better: str | None
+    formula: str
+
+
+METRICS = {  # column of the starts -> what it is
+    "throughput_tps": Metric("throughput", "tokens/s", 1, "higher", "tokens in the steady window / its length"),
+    "ttft_s": Metric("TTFT", "ms", 1000, "lower", "median of first − sent"),
+    "tpot_s": Metric("TPOT", "ms", 1000, "lower", "median of (last − first) / (n − 1)"),
+    "long_ttft_s": Metric("TTFT, long prompts", "ms", 1000, "lower", "median of first − sent, half of the prompts with one opening"),
+    "first_s": Metric("first request", "ms", 1000, "lower", "done − sent of the first request after the start"),
+    "start_s": Metric("start-up", "s", 1, "lower", "from the command to the first token"),
+    "memory_gib": Metric("memory", "GiB", 1, None, "of the server's processes under load; with a GPU, the GPU's"),
+    "kv_tokens": Metric("KV cache", "tokens", 1, None, "as the server tells it"),
+}
+SPEED = ("throughput_tps", "ttft_s", "tpot_s")
+LEVEL = 1 - (1 - stats.LEVEL) / len(SPEED)
+MET = 0.95  # of the requests meet both targets, or a configuration does not keep them
+
+
+# -- the plan ----------------------------------------------------------------------------------------
+def order(others: list, apart: int = 1, again: bool = False) -> list:
+    """A round: the baseline first, after every `apart` others, and last. `again`: it follows another round, which ended with
+    the baseline; its others come in reverse, so that none is always early."""
+    others = others[::-1] if again else others
+    parts = [others[k:k + apart] for k in range(0, len(others), apart)]
+    return ([] if again else [BASELINE]) + [name for part in parts for name in [*part, BASELINE]]
+
+
+def halve(starts: pd.DataFrame, others: list, least: int = 3) -> tuple[list, dict]:
+    """The better half of the others, at least `least` -> (those that stay, name -> why it was dropped).
+
+    Successive halving (Jamieson and Talwalkar, AISTATS 2016): ranked by goodput, requests/s that met both targets, then by
+    throughput. Who could not start or answers worse than the baseline goes first.
+    """
+    worse = {n: "its answers are worse than the baseline's" for n, q in quality(starts).items() if q["verdict"] == "worse"}
+    dropped = {n: "it did not start" for n in others if starts.loc[starts["name"] == n, "error"].notna().any()} | worse
+    left = [n for n in others if n not in dropped]
+    mean = starts[starts["error"].isna()].groupby("name")[["goodput", "throughput_tps"]].mean()
+    ranked = sorted(left, key=lambda n: tuple(mean.loc[n]), reverse=True)
+    kept = ranked[:max(least, math.ceil(len(ranked) / 2))]
+    dropped |= {n: f"place {ranked.index(n) + 1} of {len(ranked)} by goodput: {mean.loc[n, 'goodput']:.3g} requests/s within the "
+                   f"targets, the last that stays has {mean.loc[kept[-1], 'goodput']:.3g}" for n in ranked if n not in kept}
+    return [n for n in others if n in kept], {n: why for n, why in dropped.items() if n in others}
+
+
+# -- the statistics ----------------------------------------------------------------------------------
+def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFrame:
+    """One metric of every configuration against the baseline's; the formula is at the head of this module.
+
+    starts: columns name, place, `metric`, and `metric` + "_error" (w_i) if known. -> a row per configuration (index: name):
+    value (at the middle of the plan, in the column's unit), ratio, low, high, starts, verdict. attrs: spread (s), df, drift (Estimate
+    of the ratio of the last start to the first, None if not fitted).
+    """
+    rows = starts[np.isfinite(starts[metric].astype(float)) & (starts[metric].astype(float) > 0)]
+    names = list(dict.fromkeys(rows["name"]))
+    out = pd.DataFrame(columns=["value", "ratio", "low", "high", "starts", "verdict"], index=pd.Index(names, name="name"))
+    if BASELINE not in names:
+        return out
+    y = np.log(rows[metric].to_numpy(dtype=float))
+    within = rows.get(f"{metric}_error", pd.Series(0.0, rows.index)).fillna(0.0).to_numpy(dtype=float) ** 2
+    place = rows["place"].to_numpy(dtype=float)
+    design = (rows["name"].to_numpy()[:, None] == np.array(names)).astype(float)
+    drift = len(y) - len(names) - 1 >= 2
+    if drift:
+        design = np.column_stack([design, place - starts["place"].mean()])
+    operator = np.linalg.pinv(design)
+    fitted, free = operator @ y, 1 - np.diag(design @ operator)
+    df = len(y) - np.linalg.matrix_rank(design)
+    mean_within = float(free @ within / df) if df else math.nan
+    spread2 = max(float(((y - design @ fitted) ** 2).sum() / df), mean_within, 0.0) if df else math.nan
+    variance = spread2 + np.maximum(0, within - mean_within)
+    reach = float(scipy_stats.t.ppf((1 + level) / 2, df)) if df else math.nan
+
+    def estimate(row: np.ndarray, scale: float = 1.0) -> Estimate:
+        centre, half = scale * float(row @ y), abs(scale) * reach * math.sqrt(float(row**2 @ variance))
+        half = 0.0 if half < 1e-9 else half  # nothing but rounding
+        return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), len(y))
+
+    for k, name in enumerate(names):
+        e = estimate(operator[k] - operator[names.index(BASELINE)])
+        out.loc[name] = [math.exp(fitted[k]), e.value, e.low, e.high, int((rows["name"] == name).sum()),
+                         _verdict(e, METRICS[metric].better) if name != BASELINE else "–"]
+    out.attrs = {"spread": math.sqrt(spread2) if df else math.nan, "df": df,
+                 "drift": estimate(operator[-1], float(np.ptp(place))) if drift else None}
+    return out.astype({c: float for c in ("value", "ratio", "low", "high")})
+
+
+def _verdict(e: Estimate, better: str | None) -> str:
+    lower, higher = compare.WORDS[better]
+    if e.low == e.high and abs(e.value - 1) < 1e-9:
+        return "the same"
+    return lower if e.high < 1 else higher if e.low > 1 else "no difference shown"
+
+
+def quality(starts: pd.DataFrame) -> dict[str, dict]:
+    """Name -> right, asked, and whether its answers are worse than the baseline's, question by question.
+
+    answers: a string a start, "1" where a question was answered rightly; over several starts the majority counts. The
+    exact McNemar test (Biometrika 12, 1947) of the questions on which the two differ, 5 %, two-sided.
+    """
+    found = {}
+    for name, rows in starts[starts["answers"].fillna("").str.len() > 0].groupby("name", sort=False):
+        found[name] = np.mean([[c == "1" for c in answers] for answers in rows["answers"]], axis=0) > 0.5
+    base, out = found.get(BASELINE), {}
+    for name, right in found.items():
+        lost, won = (int((base & ~right).sum()), int((right & ~base).sum())) if base is not None else (0, 0)
+        p = scipy_stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
+        out[name] = {"right": int(right.sum()), "asked": len(right), "lost": lost, "won": won, "p": float(p),
+                     "verdict": ("worse" if lost > won else "better") if p < 1 - stats.LEVEL else "no difference shown"}
+    return out
+
+
+# -- all of it, and what follows ---------------------------------------------------------------------
+def summary(configurations: list[Configuration], starts: pd.DataFrame, dropped: dict[str, str]) -> pd.DataFrame:
+    """A row per configuration (index: name): letter, state, cause, share of requests that met the targets, answers, and
+    for each metric of METRICS its value, ratio, low, high, verdict as `metric.value` and so on."""
+    tables, answers = {m: ratios(starts, m) for m in METRICS}, quality(starts)
+    rows = []
+    for c in configurations:
+        own = starts[starts["name"] == c.name]
+        good, errors = own[own["error"].isna()], own["error"].dropna()
+        row = {"name": c.name, "letter": c.letter, "starts": len(own), "cause": c.left_out or "; ".join(dict.fromkeys(errors)),
+               "state": "left out" if c.left_out else "measured" if len(good) else "cannot start" if len(own) else "not started",
+               "dropped": dropped.get(c.name, "") if len(good) else "",
+               "met": int(good["met"].sum()), "due": int(good["due"].sum())}
+        row["share"] = row["met"] / row["due"] if row["due"] else math.nan
+        row |= {f"answers.{k}": v for k, v in answers.get(c.name, {}).items()}
+        for metric, table in tables.items():
+            row |= {f"{metric}.{k}": table.loc[c.name, k] for k in ("value", "ratio", "low", "high", "verdict")} if c.name in table.index else {}
+        rows.append(row)
+    out = pd.DataFrame(rows).set_index("name")
+    out.attrs = {m: t.attrs for m, t in tables.items()}
+    return out
+
+
+def front(found: pd.DataFrame, cost: str) -> pd.Series:
+    """Which configurations no other beats in both throughput and `cost` (a time): the Pareto front, as booleans."""
+    fast, slow = found["throughput_tps.value"], found[f"{cost}.value"]
+    beaten = [((fast >= f) & (slow <= s) & ((fast > f) | (slow < s))).any() for f, s in zip(fast, slow)]
+    return pd.Series([not b and math.isfinite(f) for b, f in zip(beaten, fast)], index=found.index)
+
+
+def recommend(found: pd.DataFrame) -> tuple[str | None, str]:
+    """(the configuration to take, why, in a sentence). `found`: `summary`.
+
+    Of those that keep the targets (95 % of the requests met both) and do not answer worse, the one with the
+    highest throughput, if that is shown to be higher than the baseline's; else the baseline, which needs no change.
+    """
+    measured = found[found["state"] == "measured"]
+    sound = measured[measured.get("answers.verdict", pd.Series(index=measured.index, dtype=object)) != "worse"]
+    keeps = sound[sound["share"] >= MET].sort_values("throughput_tps.value", ascending=False)
+    if keeps.empty:
+        best = sound["share"].idxmax() if sound["share"].notna().any() else None
+        return None, ("No configuration keeps the targets" + (
+            f"; **{best}** comes nearest: {sound.loc[best, 'share']:.0%} of its requests met both." if best else "."))
+    if BASELINE not in keeps.index:
+        base = found.loc[BASELINE, "share"]
+        return keeps.index[0], (f"Take **{keeps.index[0]}**: {keeps['share'].iloc[0]:.0%} of its requests met both targets, "
+                                f"the baseline's {base:.0%} are too few.")
+    better = keeps[keeps["throughput_tps.verdict"] == "faster"]
+    if better.empty:
+        return BASELINE, (f"Keep the **baseline**: it keeps the targets ({found.loc[BASELINE, 'share']:.0%} of its requests met both), and no "
+                          "configuration that keeps them, too, was shown to give more tokens/s.")
+    best = better.iloc[0]
+    return better.index[0], (f"Take **{better.index[0]}**: {best['throughput_tps.ratio']:.2f} "
+                             f"[{best['throughput_tps.low']:.2f}, {best['throughput_tps.high']:.2f}] times the baseline's throughput, and "
+                             f"{best['share']:.0%} of its requests met both targets.")

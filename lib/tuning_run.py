@@ -1,0 +1,243 @@
+"""Starts each configuration in turn, measures it, stops it. What each start gave is a row at once, on disk and in the table."""
+import dataclasses
+import math
+import os
+import shlex
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import psutil
+from IPython.utils.capture import capture_output
+
+from lib import configurations, launch, machine, probes, rundir, search, stats, telemetry, troubles, tuning, vllm_flags
+from lib.bench import Bench
+from lib.configurations import Configuration
+from lib.errors import UserError
+from lib.progress import progress
+from lib.workloads import Brief, Long
+
+SERIES = "tuning.starts"  # its rows: requests/tuning.starts.jsonl
+LONG_SENTENCES = 24
+QUESTIONS = ("describe", "number", "word", "count")
+
+
+@dataclass
+class Load:
+    """What every start is measured with: the same seeded requests, in the same order."""
+
+    streams: int = 8
+    seconds: float = 5.0
+    max_tokens: int = 24
+    temperature: float = 0.7
+    seed: int = 1
+    questions: int = 40
+    ttft_s: float = 0.2
+    tpot_s: float = 0.05
+
+
+@dataclass
+class Tuning:
+    """The work of a notebook. spec: what is started; None where the server is not ours to restart, and then the list is
+    the server as it is alone."""
+
+    desk: Bench
+    configurations: list[Configuration]
+    load: Load
+    spec: str | None
+    rows: list = field(default_factory=list)
+    dropped: dict = field(default_factory=dict)  # name -> why
+
+    @property
+    def starts(self) -> pd.DataFrame:
+        """A row a start; see `row_of`."""
+        columns = ["name", "place", "error", "answers", "met", "due", "goodput", "doubt", "sent", "failed",
+                   *tuning.METRICS, *(f"{m}_error" for m in tuning.METRICS)]
+        return pd.DataFrame(self.rows, columns=columns)
+
+    def summary(self) -> pd.DataFrame:
+        return tuning.summary(self.configurations, self.starts, self.dropped)
+
+
+def prepare(desk: Bench, listed: list, load: Load, model: str = "") -> Tuning:
+    """Read and check the list of configurations, before anything is started. `model`: what to start, if the server at hand
+    does not say. Raises UserError for what cannot be."""
+    found = configurations.read(listed)
+    server = desk.server
+    spec = model or server.spec
+    if spec is None:
+        return Tuning(desk, [Configuration("baseline", why="the server as it runs", letter="A")], load, None)
+    inherited = server.flags[len(launch._embedded_flags()):] if server.embedded else server.flags
+    folder = launch.EMBEDDED if spec == "embedded" else Path(spec)
+    devices = 1 if machine.serves_on_cpu() else len(machine.gpus())
+    todo = configurations.checked(found, inherited, vllm_flags.known(), devices, folder if folder.is_dir() else None)
+    return Tuning(desk, todo, load, spec)
+
+
+async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -> Tuning:
+    """All rounds of the plan; between two rounds the worse half of the others is dropped. start: a configuration ->
+    a server with stop(), for what is not started by lib.launch."""
+    todo.desk.run.new_requests_file(SERIES)
+    start = start or _starter(todo)
+    by_name = {c.name: c for c in todo.configurations}
+    others = [c.name for c in todo.configurations[1:] if not c.left_out]
+    for number in range(rounds if others else 1):
+        if number:
+            others, gone = tuning.halve(todo.starts, others)
+            todo.dropped |= {name: f"after round {number}: {why}" for name, why in gone.items()}
+        plan = tuning.order(others, apart, again=number > 0) if others else [tuning.BASELINE]
+        with progress(len(plan), f"round {number + 1}", "starts") as bar:
+            for name in plan:
+                bar.set_postfix_str(name)
+                await _one(todo, by_name[name], start)
+                bar.update()
+    if all(row["error"] for row in todo.rows if row["name"] == tuning.BASELINE):
+        raise UserError(f"the baseline cannot be measured, and there is nothing to compare with: {todo.rows[0]['error']}")
+    return todo
+
+
+async def _one(todo: Tuning, configuration: Configuration, start) -> None:
+    row = {"name": configuration.name, "place": len(todo.rows), "error": None}
+    server = None
+    try:
+        with capture_output():  # the bars of each start's parts: the round has one of its own
+            before = _memory_gib(None)
+            server = start(configuration)
+            row |= await row_of(todo, server, f"tuning.{row['place']:02d}-{configuration.letter}", before)
+    except UserError as error:
+        row["error"] = str(error)
+    finally:
+        if server is not None:
+            server.stop()
+    todo.rows.append(row)
+    rundir.write_text(todo.desk.run.requests_file(SERIES), todo.starts.to_json(orient="records", lines=True, force_ascii=False))
+
+
+async def row_of(todo: Tuning, server, name: str, before_gib: float) -> dict:
+    """Measure a server that has just been started -> one number for each of tuning.METRICS, with its standard error within
+    this start; requests that met the targets; the questions answered rightly; what speaks against the series."""
+    desk, load = dataclasses.replace(todo.desk, server=server), todo.load
+    fresh = await desk.measure(f"{name}.short", Brief(load.max_tokens, load.temperature, load.seed, "tuning"), load.streams,
+                               seconds=load.seconds, warmup=load.streams)
+    if not fresh.counts["measured"]:
+        raise UserError(_why_no_answers(server, fresh))
+    long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning"),
+                              load.streams, seconds=load.seconds, warmup=load.streams, cache_expected=True)
+    memory = _memory_gib(server) - (before_gib if machine.gpus() else 0.0)
+    row = {"first_s": fresh.frame["total_s"].iloc[0] if todo.spec else None, "start_s": getattr(server, "started_in_s", None), "memory_gib": memory,
+           "kv_tokens": getattr(server, "kv_cache_tokens", None), "doubt": fresh.verdicts()["throughput_tps"],
+           "sent": fresh.counts["sent"], "failed": fresh.counts["failed"]}
+    row |= _numbers("throughput_tps", stats.mean(fresh.values["throughput_tps"]))
+    for metric, series, column in (("ttft_s", fresh, "ttft_s"), ("tpot_s", fresh, "tpot_s"), ("long_ttft_s", long, "ttft_s")):
+        row |= _numbers(metric, stats.quantile(series.values[column], 0.5))
+    met = search.against(fresh, load.ttft_s, load.tpot_s)
+    row |= {"met": met["met"], "due": met["due"], "goodput": met["goodput"]}
+    if load.questions:
+        each = math.ceil(load.questions / len(QUESTIONS))
+        asked = probes.questions(QUESTIONS, each, load.seed)
+        async with server.client() as client:
+            answered = await probes.ask(client.openai, server.model, asked, load.streams)
+        desk.run.write_rows(f"{name}.questions", answered)
+        row["answers"] = "".join("1" if a["correct"] else "0" for a in answered)
+    return row
+
+
+def publish(todo: Tuning, found: pd.DataFrame) -> None:
+    """Enter every configuration's values and ratios in figures.json, and all of it in tuning.json."""
+    run, notebook = todo.desk.run, todo.desk.notebook
+    for name, row in found[found["state"] == "measured"].iterrows():
+        for key, metric in tuning.METRICS.items():
+            if not math.isfinite(row.get(f"{key}.value", math.nan)):
+                continue
+            value, verdict = row[f"{key}.value"] * metric.factor, "valid" if row["starts"] > 1 else "too few samples: one start"
+            ratio = stats.Estimate(row[f"{key}.ratio"], row[f"{key}.low"], row[f"{key}.high"], int(row["starts"]))
+            for what, e, unit, formula in (
+                    ("value", stats.Estimate(value, math.nan, math.nan, int(row["starts"])), metric.unit, metric.formula),
+                    ("to the baseline", ratio, "", f"exp(m − m of the baseline), {tuning.LEVEL:.1%} interval from the spread of starts")):
+                if what == "value" or name != tuning.BASELINE:
+                    told = verdict if what == "value" else row[f"{key}.verdict"]
+                    run.publish(f"tuning.{row['letter']}.{key}.{what.replace(' ', '-')}", f"{name}: {metric.name}, {what}", e, unit, told,
+                                notebook, SERIES, formula=formula, table="configurations")
+    rundir.write_json(run.path / "tuning.json", {
+        "spec": todo.spec, "load": dataclasses.asdict(todo.load), "configurations": [dataclasses.asdict(c) for c in todo.configurations],
+        "dropped": todo.dropped, "summary": _plain(found.reset_index()), "starts": _plain(todo.starts),
+        "recommended": tuning.recommend(found)[0]})
+
+
+def command(todo: Tuning, name: str | None) -> str:
+    """The command lines that start a configuration: vLLM's own, and this workbook's."""
+    c = next((c for c in todo.configurations if c.name == name), todo.configurations[0])
+    spec = c.model or todo.spec
+    flags = shlex.join(launch.without_key(list(c.flags)))
+    ours = f"workbook serve {shlex.quote(spec)}" + (f" --flags {shlex.quote(flags)}" if flags else "")
+    return f"{launch.command_line(spec, list(c.flags))}\n\n# or, with a random key and an end at Ctrl-C:\n{ours}"
+
+
+def _plain(frame: pd.DataFrame) -> list[dict]:
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def _numbers(metric: str, e: stats.Estimate) -> dict:
+    """A metric's value and its relative standard error, from the interval's width."""
+    known = e.low > 0 and math.isfinite(e.high)
+    return {metric: e.value, f"{metric}_error": math.log(e.high / e.low) / 2 / stats.NORMAL_95 if known else None}
+
+
+def _why_no_answers(server, series) -> str:
+    errors = series.frame["error"].dropna()
+    told = f"{len(errors)} of {len(series.frame)} requests failed" + (f" ({errors.iloc[-1][:120]})" if len(errors) else "")
+    log = getattr(server, "log", None)
+    cause = troubles.diagnose(log.read_text(encoding="utf-8", errors="replace")) if log and log.exists() else None
+    return f"it started and then answered nothing: {told}" + (f"; {cause}" if cause else "")
+
+
+def _starter(todo: Tuning):
+    """How configurations are started: from the spec, with logs of their own; a server that is not ours stands for itself."""
+    desk, count = todo.desk, [0]
+    if todo.spec is None:
+        server = dataclasses.replace(desk.server, process=None)
+        return lambda configuration: server
+    _make_room(desk)
+
+    def start(configuration: Configuration):
+        count[0] += 1
+        folder = desk.run.path / "tuning" / f"{count[0]:02d}-{configuration.letter}"
+        return launch.open_server(configuration.model or todo.spec, list(configuration.flags), folder)
+
+    return start
+
+
+def _make_room(desk: Bench) -> None:
+    """Stop the server at hand, if it is this run's own and takes what the others need: a model of the user's takes most of a
+    GPU. The runner starts it again. The embedded one is small, and idle meanwhile."""
+    server = desk.server
+    if server.process is not None:
+        server.stop()
+        return
+    known = rundir.read_json(desk.run.path / "server.json", {})
+    if server.embedded or known.get("url") != server.url or not psutil.pid_exists(known.get("pid") or -1):
+        return
+    guard = psutil.Process(known["pid"])
+    if "lib.guard" in guard.cmdline():
+        os.kill(guard.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 60
+        while psutil.pid_exists(guard.pid) and guard.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+
+def _memory_gib(server) -> float:
+    """GiB that the GPUs hold; without a GPU, what the server's processes hold, shared pages counted once."""
+    if machine.gpus():
+        return sum(v for name, v in telemetry.Gpus().sample().items() if name.endswith(".memory_gib"))
+    process = getattr(server, "process", None)
+    if process is None:
+        return math.nan
+    total = 0
+    for p in (root := psutil.Process(process.pid)).children(recursive=True) + [root]:
+        try:
+            total += p.memory_full_info().pss
+        except psutil.Error:
+            pass
+    return total / machine.GIB

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from ast import literal_eval
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from lib.rundir import RunDir, write_text
 
 PROFILES = DATA / "profiles"
 REPORT = "09_report"
+APART = ("10_compare",)  # made of finished runs, by a command of its own
 OURS = ("server", "run_name")  # parameters that the runner itself sets
 
 
@@ -82,7 +84,7 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
 
 
 def all_notebooks() -> list[str]:
-    return sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if p.stem not in APART)
 
 
 def load_profile(profile: str) -> dict:
@@ -159,7 +161,8 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
         raise UserError(f"outputs/{todo.name} exists: choose another --name")
     folder = RunDir(todo.name)
     print(todo.announced(), flush=True)
-    with launch.open_server(todo.server, todo.flags, folder.path) as server:
+    with ExitStack() as started:
+        server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
         folder.update_info(
             **bench.describe(server), profile=todo.profile, parameters=todo.parameters, command=_command(todo),
             began=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
@@ -172,6 +175,7 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
             try:
                 for name in todo.notebooks:
                     bar.set_description(name)
+                    server = _up(server, todo, folder, started)
                     _execute(folder, name, todo.parameters, server.url)
                     bar.update()
             except KeyboardInterrupt:
@@ -179,6 +183,18 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
     folder.update_info(seconds=round(time.monotonic() - began, 1))
     report.build(folder)
     return folder, all(state["status"] == "done" for state in folder.info()["notebooks"].values())
+
+
+def _up(server, todo: Plan, folder: RunDir, started: ExitStack):
+    """The run's server, started again if it has ended: 06_tuning stops one that its own would have no room beside."""
+    if server.alive():
+        return server
+    try:
+        server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
+        os.environ["WORKBOOK_API_KEY"] = server.api_key or ""
+    except UserError as error:
+        tqdm.write(f"the server does not start again: {error}", file=sys.stderr)
+    return server
 
 
 def _execute(folder: RunDir, name: str, parameters: dict, url: str) -> None:
@@ -207,6 +223,13 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str) -> None:
         folder.update_info(notebooks=folder.info().get("notebooks", {}) | {name: state})
         if target.exists():
             write_page(target, folder.path / "html" / f"{name}.html")
+
+
+def compare(words: list[str], any_model: bool, name: str = "") -> RunDir:
+    """The notebook that holds finished runs against each other -> the folder with its page."""
+    folder = RunDir(name or datetime.now().strftime("%Y-%m-%d_%H%M%S_compare"))
+    _execute(folder, "10_compare", {"runs": words, "any_model": any_model}, "")
+    return folder
 
 
 def write_page(notebook: Path, page: Path) -> None:

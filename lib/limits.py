@@ -21,8 +21,9 @@ from lib.errors import UserError
 # Bytes a weight. awq-int4: 4 bits, and for each group of GROUP weights a 16-bit scale and a 4-bit zero.
 GROUP = 128
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "awq-int4": 0.5 + (2 + 0.5) / GROUP}
-NAMES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "awq": "awq-int4",
-         "awq_marlin": "awq-int4", "gptq": "awq-int4", "gptq_marlin": "awq-int4", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
+NAMES = {  # how torch's and vLLM's names of dtypes and quantizations begin
+    "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "fp8": "fp8", "mxfp8": "fp8", "int8": "int8",
+    "awq": "awq-int4", "auto_awq": "awq-int4", "gptq": "awq-int4", "auto_gptq": "awq-int4"}
 QUANTIZED = ("fp8", "int8", "awq-int4")  # of the decoder's matrices; embedding, head, norms and vision stay in 16 bits
 FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_moe")
 
@@ -157,10 +158,15 @@ class Limit:
     shards: int = 1
     replicas: int = 1
 
+    @property
+    def kv_bytes(self) -> float:
+        """Of one token of context."""
+        return self.model.kv_bytes(self.kv_dtype or base(self.dtype))
+
     def decode(self, streams: float, context: float) -> Bound:
         """One step, a token for each of `streams` whose contexts are `context` tokens long on average."""
         streams = streams / self.replicas
-        kv = streams * self.model.seen(context) * self.model.kv_bytes(self.kv_dtype or base(self.dtype))
+        kv = streams * self.model.seen(context) * self.kv_bytes
         return self._bound(self.model.read_bytes(self.dtype) + kv, streams * self.model.flops(context))
 
     def tokens_per_s(self, streams: float, context: float) -> float:
@@ -181,7 +187,7 @@ class Limit:
         if self.machine.memory is None:
             return None
         room = self.machine.memory * utilization * self.shards - self.model.weight_bytes(self.dtype)
-        return max(room, 0.0) * self.replicas / self.model.kv_bytes(self.kv_dtype or base(self.dtype))
+        return max(room, 0.0) * self.replicas / self.kv_bytes
 
     def _bound(self, size: float, flops: float) -> Bound:
         memory = size / self.shards / self.machine.bandwidth(size / self.shards)
@@ -196,10 +202,11 @@ def base(dtype: str) -> str:
 
 def dtype_named(name: str) -> str:
     """torch's or vLLM's name of a dtype or quantization -> one of BYTES. Raises UserError for another."""
-    known = NAMES.get(name.removeprefix("torch."), name)
-    if known not in BYTES:
-        raise UserError(f"limit unknown, because the size of a weight in {name!r} is not known (known: {', '.join(BYTES)})")
-    return known
+    plain = str(name).removeprefix("torch.")
+    found = plain if plain in BYTES else next((ours for theirs, ours in NAMES.items() if plain.startswith(theirs)), None)
+    if found is None:
+        raise UserError(f"limit unknown, because the size of a weight in {plain!r} is not known (known: {', '.join(BYTES)})")
+    return found
 
 
 def read(config: dict, name: str = "the model", processor: pixels.Processor = pixels.Processor()) -> Model:

@@ -150,3 +150,20 @@ def over_time(found: pd.DataFrame, worst_at: list[float], died_s: float | None =
     all_axes[0].set_title("The worst moments are shaded" + ("; at the dotted line the server died" if died_s is not None else ""))
     all_axes[-1].set_xlabel("seconds since the first request was sent")
     return figure
+
+
+def against_limit(rungs: pd.DataFrame, limits: list[float], machine: str) -> Figure:
+    """Throughput by number of users under the line that the machine sets. rungs: lib.search.ladder's; limits: tokens/s,
+    one a rung."""
+    figure, axes = _axes("Throughput, and what the machine allows", "users at once", "tokens/s together", 3.6)
+    streams, seen = rungs["streams"], rungs["throughput_tps"]
+    axes.plot(streams, limits, "--", color=ACCENT, lw=1.8, label=f"limit: {machine}")
+    _line(axes, rungs, "throughput_tps", "measured, with the share of the limit")
+    _log(axes)
+    axes.set_ylim(min(seen.min(), min(limits)) / 2, max(limits) * 3)
+    axes.fill_between(streams, limits, axes.get_ylim()[1], color=LIGHT, alpha=0.35, lw=0, label="impossible")
+    for n, value, limit in zip(streams, seen, limits):
+        axes.annotate(f"{100 * value / limit:.2g} %", (n, value), textcoords="offset points", xytext=(0, -15), ha="center", fontsize=9)
+    _users(axes, streams)
+    axes.legend(loc="upper left", fontsize=9)
+    return figure

@@ -4,6 +4,8 @@ import resource
 
 import yaml
 
+from lib import configurations
+from lib import cost, roofline
 from lib.errors import UserError
 
 SPARE = 64  # descriptors that a process has open besides its streams
@@ -64,19 +66,27 @@ def _fractions(name: str, value: list) -> None:
             raise UserError(f"{name} {fraction!r}: a share of the capacity is a number greater than 0")
 
 
+def _gpu(name: str, value: str) -> None:
+    if value:
+        roofline.datasheet(value)
+
+
 def _count(name: str, value: int) -> None:
     if type(value) is not int or value < 1:
         raise UserError(f"{name} {value!r}: give a whole number of at least 1")
 
 
 COUNTS = ("turns", "turn_tokens", "talk_rounds", "picture_talks", "picture_requests", "picture_answer", "size_repeats",
-          "picture_rounds", "ocr_pictures", "picture_probes")
+          "picture_rounds", "ocr_pictures", "picture_probes", "tuning_rounds", "tuning_apart")
 CHECKS = {name: _count for name in COUNTS} | {
     "talks_at_once": _streams, "picture_streams": _levels, "ocr_streams": _streams,
     "concurrency": _levels, "most_streams": _streams, "endurance_streams": _streams,
     "level_seconds": _positive, "load_tokens": _positive, "endurance_seconds": _positive, "open_fractions": _fractions,
     "ttft_target_ms": _target, "tpot_target_ms": _target,
+    "tuning_streams": _streams, "tuning_seconds": _positive, "configurations": lambda name, value: configurations.read(value),
 }
+CHECKS |= {name: _count for name in ("consistency_questions", "consistency_texts", "consistency_tokens", "sampled_answers", "opening_samples")}
+CHECKS |= {"beside_streams": _streams, "consistency_batches": _levels}
 
 
 def window(name: str, seconds: float, request_s: float) -> None:

@@ -1,0 +1,109 @@
+"""What it costs: a price per hour and measured rates -> money, with the rates' own intervals. Pure.
+
+    cost of a million tokens = price per hour / 3600 / (tokens/s) * 1,000,000        likewise of 1,000 pictures
+    break-even of two machines: the dearer one pays where its rate is as many times higher as its price
+"""
+import math
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from lib import compare, roofline, tables
+from lib.errors import UserError
+from lib.limits import Limit, Model
+from lib.stats import Estimate
+
+NO_PRICE = "No price given: with -p price_per_hour 6.5 -p currency yuan this says what the tokens and pictures cost."
+TABLE = "cost"  # the figures' table in the report
+
+
+@dataclass(frozen=True)
+class Price:
+    """per_hour: of everything that serves, in any currency."""
+
+    per_hour: float
+    currency: str = ""
+
+    def of(self, rate: Estimate, units: float) -> Estimate:
+        """`units` pieces at `rate` pieces a second; the fastest end of the rate is the cheapest."""
+        value, low, high = (self.per_hour / 3600 * units / end if end > 0 else math.nan for end in (rate.value, rate.high, rate.low))
+        return Estimate(value, low, high, rate.n, rate.effective_n)
+
+    def shown(self, money: float) -> str:
+        return f"{tables.number(money)} {self.currency}".strip()
+
+
+def given(per_hour: float, currency: str = "") -> Price | None:
+    """The price as parameters give it; 0 is none. Raises UserError for one that cannot be."""
+    if not (per_hour >= 0 and math.isfinite(per_hour)):
+        raise UserError(f"price_per_hour {per_hour:g}: give what an hour costs, a number above 0, or 0 for no price")
+    return Price(float(per_hour), str(currency).strip()) if per_hour else None
+
+
+def of_server(desk, per_hour: float = 0.0, currency: str = "") -> Price | None:
+    """The price of lib.bench.Bench's server: as given, which the run keeps, else as an earlier notebook of the run had it."""
+    price = given(per_hour, currency)
+    if price:
+        desk.run.update_info(price=asdict(price) | {"server": desk.server.url})
+    kept = desk.run.info().get("price") or {}
+    return Price(kept["per_hour"], kept["currency"]) if kept.get("server") == desk.server.url else None
+
+
+def enter(desk, price: Price | None, what: str, rate: Estimate, units: int, verdict: str, series) -> None:
+    """Enter what `units` pieces at `rate` a second cost as a figure of the run; nothing without a price."""
+    if price:
+        desk.run.publish(f"cost.{'_'.join(what.replace(',', '').split())}", f"{what}, cost", price.of(rate, units),
+                         price.currency or "(currency not told)", verdict, desk.notebook, series.name, counts=series.counts,
+                         table=TABLE, formula=f"{tables.number(price.per_hour)} an hour / 3600 / rate × {units:,}")
+
+
+def words(price: Price | None, rates: dict[str, tuple[Estimate, int]]) -> str:
+    """What things cost, in a sentence. rates: name -> (pieces a second, how many are priced)."""
+    if price is None:
+        return NO_PRICE
+    parts = [f"{what} cost {tables.with_interval(price.of(rate, units))} {price.currency}".strip() for what, (rate, units) in rates.items()]
+    return f"At {price.shown(price.per_hour)} an hour {'; '.join(parts)}, if the machine is kept as busy as it was."
+
+
+def break_even(price_a: float, a: Estimate, b: Estimate) -> Estimate:
+    """The price per hour at which machine b with rate `b` costs as much for the same work as a with rate `a` at
+    `price_a`: below it b is cheaper. With the interval of the rates' ratio."""
+    return compare.ratio_of(a, b).scaled(price_a)
+
+
+def dearer_pays(price_a: float, a: Estimate, price_b: float, b: Estimate) -> str:
+    """Which of two machines does the same work for less, in a sentence; whether the rates' intervals leave it open."""
+    worth = break_even(price_a, a, b)
+    open_ = math.isfinite(worth.low) and worth.low <= price_b <= worth.high
+    told = f"The second is worth up to {tables.with_interval(worth)} an hour beside {tables.number(price_a)} for the first; it costs {tables.number(price_b)}"
+    return told + (": no difference shown." if open_ else f": the {'second' if price_b < worth.value else 'first'} is cheaper for this work.")
+
+
+def elsewhere(model: Model, dtype: str, streams: int, context: float, prompt: int, price: Price | None, here: str = "T4") -> pd.DataFrame:
+    """What the GPUs of data/gpus.yaml could do with a model at most, and at which price per hour each would cost as much as
+    `here` (at `price`, else as a ratio): by decoding for `streams` users, and by reading prompts of `prompt` tokens."""
+    limits = {name: Limit(model, dtype, roofline.datasheet(name)) for name in roofline.datasheets()}
+    start = limits[here]
+    unit = f"{price.currency} an hour".strip() if price else f"times the price of a {here}"
+    rows = []
+    for name, limit in limits.items():
+        room = limit.kv_room()
+        decoding = limit.tokens_per_s(streams, context) / start.tokens_per_s(streams, context)
+        prefilling = start.prefill(prompt).seconds / limit.prefill(prompt).seconds
+        rows.append({
+            "GPU": limit.machine.name, "tokens of context that fit": room, f"tokens/s for {streams} users at most": limit.tokens_per_s(streams, context),
+            f"worth for decoding, {unit}": decoding * (price.per_hour if price else 1),
+            f"worth for prompts, {unit}": prefilling * (price.per_hour if price else 1)})
+    return pd.DataFrame(rows)
+
+
+def of_run(info: dict, figures: dict) -> list[tuple[str, str]]:
+    """The report's lines on cost: (what, how much), from a run's info and figures."""
+    price = info.get("price")
+    if not price:
+        return []
+    price = Price(price["per_hour"], price["currency"])
+    lines = [("an hour", price.shown(price.per_hour))]
+    if info.get("seconds"):
+        lines.append((f"this run, {info['seconds'] / 3600:.2g} hours", price.shown(price.per_hour * info["seconds"] / 3600)))
+    return lines

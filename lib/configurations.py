@@ -6,6 +6,7 @@
         flags: --enforce-eager                # one string or a list; overrides the baseline's of the same flag
         why: no compilation, no CUDA graphs   # one line for readers, if you like
         model: OWNER/Model-AWQ                # another checkpoint, if need be
+        instead_of: Model                     # left out where the server's model is another than this
         gpus: 2                               # left out where there are fewer
 
 The baseline itself is not in the list.
@@ -23,7 +24,7 @@ from lib.errors import UserError
 from lib.vllm_flags import Flag, nearest
 
 FOLDER = DATA / "tuning"
-KEYS = {"name": str, "flags": (str, list), "why": str, "model": str, "gpus": int}
+KEYS = {"name": str, "flags": (str, list), "why": str, "model": str, "instead_of": str, "gpus": int}
 OURS = ("model", "host", "port", "api_key", "served_model_name", "uds", "ssl_keyfile", "root_path")  # dests that a start sets
 RANKS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 NEED_A_CHECKPOINT = ("awq", "auto_awq", "awq_marlin", "gptq", "auto_gptq", "gptq_marlin", "compressed-tensors", "modelopt", "modelopt_fp4",
@@ -40,6 +41,7 @@ class Configuration:
     own: tuple = ()  # those that tell it from the baseline
     why: str = ""
     model: str = ""
+    instead_of: str = ""
     gpus: int = 1
     letter: str = ""
     left_out: str = ""
@@ -74,19 +76,21 @@ def read(listed: list) -> List:
     return out
 
 
-def checked(found: List, server_flags: list, flags: dict[str, Flag], devices: int, model: Path | None = None) -> list[Configuration]:
+def checked(found: List, server_flags: list, flags: dict[str, Flag], devices: int, spec: str = "") -> list[Configuration]:
     """The baseline, then the list, with all their flags; what cannot be is told in one line.
 
     server_flags: those of the server as it is, which the baseline inherits. flags: vllm_flags.known(). devices: how many
-    ranks can run here. model: the model's folder, if it is here.
+    ranks can run here. spec: the model that is started, an id or a folder.
     """
     base = _merged(_groups(_without_ours(server_flags, flags), flags, "the server's flags", ours_too=True),
                    _groups(found.baseline, flags, "baseline"))
     out = [Configuration("baseline", _flat(base), why="the server as it is", letter="A")]
     for number, item in enumerate(found.items, 1):
         groups = _merged(base, _groups(item.own, flags, item.name))
-        left_out = _beyond(item, groups, flags, devices)
-        _check_quantization(item, groups, model)
+        left_out = _beyond(item, groups, devices)
+        if item.instead_of and Path(item.instead_of).name.lower() != Path(spec).name.lower():
+            left_out = f"left out: it stands in for {item.instead_of}"
+        _check_quantization(item, groups, Path(item.model or spec))
         out.append(replace(item, flags=_flat(groups), letter=_letter(number), left_out=left_out))
     return out
 
@@ -120,7 +124,7 @@ def _configuration(entry) -> Configuration:
         if not isinstance(value, KEYS[key]) or isinstance(value, bool):
             raise UserError(f"configuration {entry['name']!r}: {key} {value!r} is of the wrong kind")
     return Configuration(entry["name"], own=_words(entry.get("flags", ""), entry["name"]), why=entry.get("why", ""),
-                         model=entry.get("model", ""), gpus=entry.get("gpus", 1))
+                         model=entry.get("model", ""), instead_of=entry.get("instead_of", ""), gpus=entry.get("gpus", 1))
 
 
 def _words(flags, whose: str) -> tuple:
@@ -183,7 +187,7 @@ def _without_ours(words: list, flags: dict[str, Flag]) -> list:
     return out
 
 
-def _beyond(item: Configuration, groups: list, flags: dict[str, Flag], devices: int) -> str:
+def _beyond(item: Configuration, groups: list, devices: int) -> str:
     """Why a configuration needs more devices than there are; "" if it does not. Only `gpus` makes that no mistake."""
     ranks = 1
     for dest in RANKS:
@@ -197,11 +201,11 @@ def _beyond(item: Configuration, groups: list, flags: dict[str, Flag], devices: 
     return ""
 
 
-def _check_quantization(item: Configuration, groups: list, model: Path | None) -> None:
-    method = dict(groups).get("quantization", ("", ""))[-1]
-    folder = Path(item.model) if item.model and Path(item.model).is_dir() else None if item.model else model
-    if method in NEED_A_CHECKPOINT and folder and "quantization_config" not in json.loads((folder / "config.json").read_text()):
-        raise UserError(f"{item.name}: {folder.name} is not quantized with {method}: name a checkpoint that is (`model:`), "
+def _check_quantization(item: Configuration, groups: list, model: Path) -> None:
+    """Known only of a model that lies here; of others vLLM tells it when it starts."""
+    method, about = dict(groups).get("quantization", ("", ""))[-1], model / "config.json"
+    if method in NEED_A_CHECKPOINT and about.is_file() and "quantization_config" not in json.loads(about.read_text()):
+        raise UserError(f"{item.name}: {model.name} is not quantized with {method}: name a checkpoint that is (`model:`), "
                         "or quantize while loading (--quantization fp8, int8_per_channel_weight_only)")
 
 

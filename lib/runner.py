@@ -54,7 +54,8 @@ class Plan:
         return "\n".join([f"profile {self.profile}, about {schedule.duration(steps.seconds)}:", *steps.lines(datetime.now())])
 
     def _expected(self, name: str) -> float:
-        return schedule.expected_s(self.takes.get(name, {"seconds": schedule.UNKNOWN_S}), self.parameters)
+        ours = {"started_here": 0 if launch.is_url(self.server) else 1}  # 06 starts servers only where the run's is one
+        return schedule.expected_s(self.takes.get(name, {"seconds": schedule.UNKNOWN_S}), self.parameters | ours)
 
 
 # -- what was asked ----------------------------------------------------------------------------------

@@ -70,10 +70,19 @@ def prepare(desk: Bench, listed: list, load: Load, model: str = "") -> Tuning:
     if spec is None:
         return Tuning(desk, [Configuration("baseline", why="the server as it runs", letter="A")], load, None)
     inherited = server.flags[len(launch._embedded_flags()):] if server.embedded else server.flags
-    folder = launch.EMBEDDED if spec == "embedded" else Path(spec)
     devices = 1 if machine.serves_on_cpu() else len(machine.gpus())
-    todo = configurations.checked(found, inherited, vllm_flags.known(), devices, folder if folder.is_dir() else None)
+    todo = configurations.checked(found, inherited, vllm_flags.known(), devices,
+                                  str(launch.EMBEDDED) if spec == "embedded" else spec)
     return Tuning(desk, todo, load, spec)
+
+
+def scope(todo: Tuning) -> str:
+    """What will be compared, in words; for a server that is not ours, why it is only measured."""
+    if todo.spec is None:
+        return (f"The server at {todo.desk.server.url} was not started by this workbook, so it cannot be started again with other flags: "
+                "it is measured as it is, and nothing is compared. To compare, name what to start here: `-p tuning_model MODEL`.")
+    started = sum(not c.left_out for c in todo.configurations)
+    return f"{started} configurations of {Path(todo.spec).name if Path(todo.spec).is_dir() else todo.spec} will be started, in turn."
 
 
 async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -> Tuning:
@@ -134,7 +143,7 @@ async def row_of(todo: Tuning, server, name: str, before_gib: float) -> dict:
         row |= _numbers(metric, stats.quantile(series.values[column], 0.5))
     met = search.against(fresh, load.ttft_s, load.tpot_s)
     row |= {"met": met["met"], "due": met["due"], "goodput": met["goodput"]}
-    if load.questions:
+    if load.questions and not getattr(server, "untrained", False):
         each = math.ceil(load.questions / len(QUESTIONS))
         asked = probes.questions(QUESTIONS, each, load.seed)
         async with server.client() as client:

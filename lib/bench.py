@@ -82,7 +82,10 @@ class Bench:
 
     async def probe(self, series: str, asked: list[probes.Probe], concurrency: int = 8) -> list[dict]:
         """Put quality probes to the server -> a row each, as lib.probes.ask gives them. The rows go to the run
-        folder, and the share of right answers of each kind to figures.json."""
+        folder, and the share of right answers of each kind to figures.json. A server with random weights is not asked: no rows."""
+        if self.server.untrained:
+            display(Markdown(f"{len(asked)} questions were not put. {probes.UNTRAINED}"))
+            return []
         with progress(len(asked), series, "questions") as bar:
             async with self.server.client() as client:
                 rows = await probes.ask(client.openai, self.server.model, asked, concurrency, on_row=lambda row: bar.update())
@@ -126,7 +129,7 @@ def server_facts(server: Server) -> dict[str, str]:
     """What is being measured, for readers; nothing secret."""
     started = f"started here in {server.started_in_s} s" if server.started_in_s else "was running already"
     return {
-        "model": server.model,
+        "model": server.model + (" (random weights)" if server.untrained else ""),
         "server": f"vLLM {server.version}, {started}" if server.version else f"not known to be vLLM, {started}",
         "context": f"{server.max_model_len:,} tokens" if server.max_model_len else "not told",
         "KV cache": f"{server.kv_cache_tokens:,} tokens" if server.kv_cache_tokens else "not told",
@@ -143,6 +146,11 @@ def _machine_facts(server: Server) -> dict[str, str]:
 
 def note(server: Server) -> str:
     """The line under which every figure of this server stands."""
+    if server.untrained:
+        return (
+            f"Measured against {server.model}: **random weights** in that model's exact architecture. Times, throughput and memory "
+            "are what the architecture costs; what it answers means nothing, and no answer is judged."
+        )
     if not server.embedded:
         return f"Measured against {server.model}."
     return (

@@ -25,6 +25,7 @@ SIMPLE = {"describe": ("shape", "describe"), "color": ("shape", "color"), "shape
           "word": ("word", "word"), "letters": ("letters", "word"), "count": ("count", "count"), "receipt": ("receipt", "total")}
 KINDS = ("describe", "number", "word", "count", "pair", "chinese", "follow_up")
 ALL_KINDS = (*KINDS, "color", "shape", "background", "position", "letters", "receipt", "pair_count")
+UNTRAINED = "**Not judged:** the weights are random, so that a right answer would be luck and a wrong one no fault."
 PAIR_ASKS = ("pair_color", "pair_shape", "pair_background", "pair_number")
 SIZES = ((128, 128), (224, 224), (256, 192), (320, 240), (448, 336))
 

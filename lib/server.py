@@ -30,6 +30,12 @@ class Server:
     spec: str | None = None  # what it was started from: embedded, a model id or a folder
     process: object = field(default=None, repr=False)  # has alive() and stop(); see lib.launch
 
+    @property
+    def untrained(self) -> bool:
+        """Are its weights random, so that its answers mean nothing? Servers of lib.model_shape say so by their name."""
+        return self.model.startswith("shape:") or "dummy" in (following for word, following in zip(self.flags, self.flags[1:])
+                                                              if word == "--load-format")
+
     def client(self, timeout_s: float = 120.0) -> Client:
         return Client(self.url, self.api_key, self.model, timeout_s)
 

@@ -73,7 +73,6 @@ def test_a_missing_key_is_told(server, monkeypatch):
     ("http://127.0.0.1:notaport", "not a usable URL"),
     ("http://no-such-host.invalid:8000", "nothing answers"),
     ("ftp://127.0.0.1:8000", "http:// or https://"),
-    ("shape:Qwen3-VL-2B-Instruct", "not available"),
 ])
 def test_an_address_that_is_no_server_is_told(url, words):
     with pytest.raises(UserError) as error:

@@ -2,6 +2,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lib import tuning
 from lib.plots import ACCENT, DARK, LIGHT
@@ -24,18 +25,33 @@ def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) ->
                 axes.plot(x[some], y[some], mark, color=color, ms=6, zorder=3, label=label)
         if tuning.BASELINE in rows.index:
             axes.plot(x[tuning.BASELINE], y[tuning.BASELINE], "s", color="white", mec=ACCENT, mew=1.6, ms=8, zorder=4, label="baseline")
-        for at_x, at_y, letter in zip(x, y, rows["letter"]):
-            axes.annotate(letter, (at_x, at_y), textcoords="offset points", xytext=(7, 5), fontsize=10, fontweight="bold", zorder=5)
         name = tuning.METRICS[cost].name
-        axes.set_xscale("log" if x.max() > 5 * x.min() else "linear")
+        if x.max() > 5 * x.min():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if x.min() / 3 < target < x.max() * 3:
-            axes.axvline(target, color=ACCENT, lw=1.2, ls="--", label=f"target {target:g} ms")
+            axes.axvline(target, color=ACCENT, lw=1.2, ls="--", label=f"{name} target, {target:g} ms")
         axes.set(title=f"Throughput and {name}", xlabel=f"{name}, ms")
-        axes.margins(x=0.12)
+        axes.margins(x=0.14)
+        axes.set_ylim(0, y.max() * 1.25)
+        for (at_x, at_y), letters in _together(axes, x, y, rows["letter"]):
+            axes.annotate(letters, (at_x, at_y), textcoords="offset points", xytext=(7, 5), fontsize=10, fontweight="bold", zorder=5)
     axes_of[0].set_ylabel("throughput, tokens/s")
-    axes_of[0].set_ylim(0, np.nanmax(rows["throughput_tps.value"]) * 1.25)
-    axes_of[0].legend(loc="lower left", fontsize=8)
+    told = {label: handle for axes in axes_of for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(told.values(), told.keys(), loc="outside lower center", ncols=5, fontsize=8)
     return figure
+
+
+def _together(axes, x, y, letters, near: float = 0.06) -> list:
+    """[(point, "A B E")]: points that would lie under each other's letters share one label, at the highest of them."""
+    places = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])))
+    groups = []
+    for k in np.argsort(-places[:, 1]):
+        group = next((g for g in groups if (np.abs(places[g[0]] - places[k]) < (near, near * 1.5)).all()), None)
+        group.append(k) if group else groups.append([k])
+    return [((x.iloc[g[0]], y.iloc[g[0]]), " ".join(sorted(letters.iloc[k] for k in g))) for g in groups]
 
 
 def _ends(rows: pd.DataFrame, metric: str) -> np.ndarray:

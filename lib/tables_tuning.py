@@ -108,9 +108,10 @@ def stands_out(found: pd.DataFrame) -> str:
     for name, row in _measured(found).drop(index=tuning.BASELINE, errors="ignore").iterrows():
         shown = [f"{METRICS[k].name} {row[f'{k}.verdict']} (×{row[f'{k}.ratio']:.2f})" for k in (*tuning.SPEED, "long_ttft_s", "start_s")
                  if row.get(f"{k}.verdict") not in ("no difference shown", "the same", None) and isinstance(row.get(f"{k}.verdict"), str)]
-        worse = ", **but its answers are worse**" if row.get("answers.verdict") == "worse" else ""
-        lines += [f"- **{name}**: {'; '.join(shown)}{worse}."] if shown or worse else []
-        quiet += [] if shown or worse else [name]
+        worse = "**its answers are worse**" if row.get("answers.verdict") == "worse" else ""
+        shown += [worse] if worse else []
+        lines += [f"- **{name}**: {'; '.join(shown)}."] if shown else []
+        quiet += [] if shown else [name]
     return "\n".join(lines + ([f"- No difference shown: {', '.join(quiet)}."] if quiet else []))
 
 

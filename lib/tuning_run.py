@@ -224,6 +224,7 @@ def _make_room(desk: Bench) -> None:
     server = desk.server
     if server.process is not None:
         server.stop()
+        os.environ.pop("WORKBOOK_SERVER", None)  # bench.begin's: whoever runs that cell again gets a new one
         return
     known = rundir.read_json(desk.run.path / "server.json", {})
     if server.embedded or known.get("url") != server.url or not psutil.pid_exists(known.get("pid") or -1):

@@ -20,14 +20,14 @@ def show(probes: list[Probe], rows: list[dict]) -> HTML:
 
 def _line(probe: Probe, row: dict) -> str:
     earlier = " → ".join(m["content"] if isinstance(m["content"], str) else m["content"][-1]["text"] for m in probe.messages)
-    pictures = "".join(f'<img src="{_small(p)}" alt="{escape(probe.kind)}" style="height:7em">' for p in probe.pictures)
+    pictures = "".join(f'<img src="{small(p)}" alt="{escape(probe.kind)}" style="height:7em">' for p in probe.pictures)
     reply = row["error"] or row["reply"]
     mark = "✓ right" if row["correct"] else f"✗ expected: {escape(probe.answer)}"
     return (f'<div style="{ROW}"><div>{pictures}</div><div><div>{escape(earlier)}</div>'
             f'<div><b>{escape(reply or "(no reply)")}</b></div><div><small>{escape(probe.kind)} · {mark}</small></div></div></div>')
 
 
-def _small(picture: images.Picture) -> str:
+def small(picture: images.Picture) -> str:
     """A data URL of what fits into a page."""
     if max(picture.size) <= SIDE:
         return images.data_url(picture)

@@ -45,6 +45,24 @@ def histogram(frame: pd.DataFrame, metric: str, mean: Estimate, median: Estimate
     return figure
 
 
+def distribution(values: np.ndarray, title: str, label: str, mean: Estimate, median: Estimate) -> Figure:
+    """Any values as a histogram, and beside it the share of them that lie below each. `label`: what they are, with the unit;
+    the estimates are in that unit, the mean's interval shaded."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.set_title(title)
+    left.hist(values, bins=min(40, max(8, int(np.sqrt(len(values)) * 2))), color=LIGHT, edgecolor="white")
+    left.set(xlabel=label, ylabel=f"of {len(values):,} values")
+    right.step(np.sort(values), np.arange(1, len(values) + 1) / len(values) * 100, where="post", color=DARK, lw=1.6)
+    right.set(xlabel=label, ylabel="share at most so large, %", ylim=(0, 103))
+    for axes in (left, right):
+        axes.axvspan(mean.low, mean.high, color=ACCENT, alpha=0.2, lw=0, zorder=0.5, label="95 % interval of the mean")
+        axes.axvline(mean.value, color=ACCENT, lw=1.8, label=f"mean {mean.value:.4g}")
+        axes.axvline(median.value, color=DARK, lw=1.5, ls="--", label=f"median {median.value:.4g}")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
 def over_time(frame: pd.DataFrame, metric: str) -> Figure:
     """One metric, request by request in the order of sending; warm-up and failures marked.
 

@@ -1,5 +1,6 @@
 """Seeded prompts: the same seed gives the same requests."""
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 from lib.client import Request
 
@@ -71,3 +72,16 @@ class Long:
         question = BRIEF["en"].format(number=f"{self.seed}-{self.part}-{index}")
         return Request([{"role": "user", "content": f"{opening} {question}"}],
                        self.max_tokens, self.temperature, seed=self.seed + index)
+
+
+@dataclass(frozen=True)
+class SameLength:
+    """Requests of one length, without an end: one text, of which no cache has a block, for each carries a salt of its own
+    (vLLM's `cache_salt`)."""
+
+    text: str
+    max_tokens: int
+    salt: str = field(default_factory=lambda: secrets.token_hex(4))
+
+    def __getitem__(self, index: int) -> Request:
+        return Request([{"role": "user", "content": self.text}], self.max_tokens, extra={"cache_salt": f"{self.salt}-{index}"})

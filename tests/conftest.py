@@ -1,4 +1,5 @@
 """One real vLLM server for the whole test run, with the embedded model."""
+import contextlib
 import shutil
 
 import pytest
@@ -33,15 +34,23 @@ def as_user(server, monkeypatch):
 @pytest.fixture
 def run_name(request):
     """The name of a run folder that is gone after the test; outputs/latest stays as it was."""
-    name = "test-" + "".join(c if c.isalnum() else "-" for c in request.node.name)
+    with own_run("test-" + "".join(c if c.isalnum() else "-" for c in request.node.name)) as name:
+        yield name
+
+
+@contextlib.contextmanager
+def own_run(name: str):
+    """While inside, outputs/NAME may be made; then it is gone, and outputs/latest as it was."""
     latest = OUTPUTS / "latest"
     before = latest.readlink() if latest.is_symlink() else None
     shutil.rmtree(OUTPUTS / name, ignore_errors=True)
-    yield name
-    shutil.rmtree(OUTPUTS / name, ignore_errors=True)
-    latest.unlink(missing_ok=True)
-    if before is not None and (OUTPUTS / before).exists():
-        latest.symlink_to(before)
+    try:
+        yield name
+    finally:
+        shutil.rmtree(OUTPUTS / name, ignore_errors=True)
+        latest.unlink(missing_ok=True)
+        if before is not None and (OUTPUTS / before).exists():
+            latest.symlink_to(before)
 
 
 @pytest.fixture(scope="session")

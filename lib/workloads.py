@@ -38,7 +38,8 @@ class Brief:
     """The load of many users, without an end: short questions of which no two are equal.
 
     `part` sets the series of a run apart, so that a level finds nothing of the last one's in the prefix cache. Seed, part
-    and index make the question's number, and it comes first (see `explain_ai`).
+    and index make the question's number, and it comes first (see `explain_ai`). No request brings a sampling seed: vLLM's
+    sampler draws for each that does one by one, at every step, and a full server would be measured slower than it is.
     """
 
     max_tokens: int
@@ -50,7 +51,7 @@ class Brief:
     def __getitem__(self, index: int) -> Request:
         number = f"{self.seed}-{self.part}-{index}"
         return Request([{"role": "user", "content": BRIEF[self.lang].format(number=number)}],
-                       self.max_tokens, self.temperature, seed=self.seed + index)
+                       self.max_tokens, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Long:
         opening = " ".join(f"Rule {self.seed}-{self.part}-{whose}-{k}: keep to what is known." for k in range(self.sentences))
         question = BRIEF["en"].format(number=f"{self.seed}-{self.part}-{index}")
         return Request([{"role": "user", "content": f"{opening} {question}"}],
-                       self.max_tokens, self.temperature, seed=self.seed + index)
+                       self.max_tokens, self.temperature)
 
 
 @dataclass(frozen=True)

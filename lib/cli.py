@@ -82,6 +82,50 @@ def report_(name: Annotated[str, typer.Argument(metavar="RUN", help="a run under
 
 
 @app.command()
+def claims(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="a run under outputs/")] = "latest",
+    file: Annotated[str, typer.Option(help="a claims file of your own, kept with the run and shown in its report; see data/claims/README.md")] = "",
+    lang: Annotated[str, typer.Option(help="en or zh")] = "en",
+) -> None:
+    """Hold published claims against a run: the article's, or those of a file."""
+    from lib import claim_rules, claim_words, report, rundir
+
+    run = rundir.find(name)
+    print(claim_words.as_text(claim_rules.of_file(run, file, lang), lang))
+    print(report.shown(report.build(run)))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="the run to compare with, then the others: names under outputs/, folders, or result files "
+                                                   "of vllm bench serve, GuideLLM or AIPerf")],
+    any_model: Annotated[bool, typer.Option("--any-model", help="compare also runs of different models")] = False,
+    name: Annotated[str, typer.Option(help="the folder under outputs/ for the comparison")] = "",
+) -> None:
+    """Hold runs against each other: ratios with intervals, and what is set differently."""
+    from lib import compare_runs, report, runner
+
+    found = compare_runs.open_all(runs, any_model)  # what cannot be compared is told before anything is made
+    print(compare_runs.as_text(found))
+    folder = runner.compare([str(run.path) for run in found], any_model, name)
+    print(report.shown(folder.path / "html" / "10_compare.html"))
+    if folder.info()["notebooks"]["10_compare"]["status"] != "done":
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="a run under outputs/")] = "latest",
+    lang: Annotated[str, typer.Option(help="en or zh")] = "en",
+    format: Annotated[str, typer.Option(help="md (with its plots), html (one file), or ipynb (the notebooks without code)")] = "md",
+) -> None:
+    """Write a run's blog draft, every number of which is one of its figures; needs no server."""
+    from lib import publish as publishing, report
+
+    print(report.shown(publishing.publish(name, lang, format)))
+
+
+@app.command()
 def doctor(server: Annotated[str, typer.Option(help="also check this URL")] = "") -> None:
     """What is wrong with this machine, and the remedy."""
     from lib import launch, machine

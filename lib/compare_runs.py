@@ -215,6 +215,31 @@ def _in_blocks(pair: Side, metric: str) -> tuple | None:
     return both["a"], both["b"], (labels, labels)
 
 
+def sides(runs: list[Run]) -> pd.DataFrame:
+    """What was measured on what, a row a run."""
+    def told(run, *names):
+        return next((run.settings[name] for name in names if run.settings.get(name)), "not told")
+    return pd.DataFrame([{
+        "run": run.name, "tool": run.tool, "model": run.model, "server": told(run, "server"), "GPU": told(run, "GPU", "client's GPU"),
+        "measured": told(run, "measured", "date"), "series": len(run.series),
+        "requests": sum(s.counts.get("sent", 0) for s in run.series.values()),
+        "failed": sum(s.counts.get("failed", 0) for s in run.series.values())} for run in runs])
+
+
+def left_out(runs: list[Run]) -> pd.DataFrame:
+    """The series of the runs that were not compared, and why."""
+    rows = []
+    for run in runs[1:]:
+        pairs, other_work = matched(runs[0], run)
+        rows += [{"run": run.name, "left out": line} for line in other_work]
+        used = [{id(p.a) for p in pairs}, {id(p.b) for p in pairs}]
+        for side, there, ids in ((runs[0], run, used[0]), (run, runs[0], used[1])):
+            alone = [name for name, s in side.series.items() if id(s) not in ids and not any(w.startswith(f"{name}: ") for w in other_work)]
+            if alone:
+                rows.append({"run": run.name, "left out": f"only in {side.name}: {', '.join(alone)}"})
+    return pd.DataFrame(rows or [{"run": "all", "left out": "nothing"}])
+
+
 def settings(runs: list[Run]) -> pd.DataFrame:
     """What differs between the runs: a row a setting, a column a run, "not told" where a run does not say."""
     told = {run.name: {"tool": run.tool, "model": run.model} | run.settings for run in runs}
@@ -258,6 +283,19 @@ def said(rows: pd.DataFrame) -> list[str]:
     return out
 
 
+def largest(rows: pd.DataFrame) -> str:
+    """The clearest difference either way, in words."""
+    out = []
+    for verdict in ("faster", "slower"):
+        shown = rows[rows["verdict"] == verdict]
+        if len(shown):
+            clear = shown.loc[np.fmin(np.abs(np.log(shown["low"])), np.abs(np.log(shown["high"]))).idxmax()]
+            ratio = tables.with_interval(stats.Estimate(clear["ratio"], clear["low"], clear["high"], 0))
+            out.append(f"{clear['run']} is most clearly {verdict} in {clear['series']}: its {clear['metric']} is {ratio} times that of "
+                       f"{clear['against']}" + (f", but {clear['doubt']}" if clear["doubt"] else ""))
+    return ". ".join(out or ["No difference was shown in any series"]) + "."
+
+
 def publish(run: rundir.RunDir, rows: pd.DataFrame, notebook: str) -> None:
     """Enter every ratio as a figure of `run`; both sides of each are its records."""
     run.write_rows("ratios", rows.astype(object).where(rows.notna(), None).to_dict("records"))
@@ -266,3 +304,12 @@ def publish(run: rundir.RunDir, rows: pd.DataFrame, notebook: str) -> None:
         verdict = r.doubt or ("valid" if math.isfinite(r.low) and not r.verdict.startswith("undecided") else r.verdict)
         run.publish(f"{r.run}.{r.series}.{r.metric.replace(' ', '_')}", f"{r.run} / {r.against}, {r.series}: {r.metric}, ratio", estimate,
                     "", verdict, notebook, "ratios", formula="mean / mean; order of measuring allowed for", table=f"{r.run} against {r.against}")
+
+
+def as_text(runs: list[Run]) -> str:
+    """A comparison for a terminal: a line a ratio, then what it comes to."""
+    rows = ratios(runs)
+    shown = table(rows).drop(columns=["of medians", "doubt"] + (["run"] if len(runs) == 2 else []))
+    shown[["against", "here"]] = shown[["against", "here"]].map(tables.number)
+    lines = [shown.to_string(index=False, justify="left")]
+    return "\n".join([*lines, "", *(line.replace("**", "") for line in said(rows)), *left_out(runs)["run"].str.cat(left_out(runs)["left out"], ": left out, ")])

@@ -12,17 +12,15 @@ time is the window's error, by which either side of a law may be off. SLACK is f
 import math
 
 import pandas as pd
-import yaml
 
-from lib import DATA, tables
+from lib import claims, tables
 from lib.series import Series
 
 SLACK = 0.05
 
 def article() -> pd.DataFrame:
     """The article's own table: whole time and throughput at 1, 2, 4, 8 at once; index: streams."""
-    rows = yaml.safe_load((DATA / "claims" / "article_concurrency.yaml").read_text(encoding="utf-8"))
-    return pd.DataFrame(rows["levels"]).set_index("streams")
+    return claims.levels()
 
 
 def in_flight(frame: pd.DataFrame, window: tuple[float, float]) -> float:

@@ -7,7 +7,7 @@ import jinja2
 import pandas as pd
 from bs4 import BeautifulSoup
 
-from lib import ROOT, tables, verdicts
+from lib import ROOT, claim_rules, tables, verdicts
 from lib.rundir import RunDir, read_json, write_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -27,6 +27,7 @@ def build(run: RunDir) -> Path:
         chapters=_chapters(run, figures, info),
         doubts=_doubts(figures),
         calibration=_calibration(run),
+        claims=claim_rules.section(run),
         kinds=verdicts.KINDS,
         note=info.get("note", ""),
     ))

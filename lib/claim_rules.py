@@ -1,0 +1,356 @@
+"""Claims held against a run: each holds, does not hold, holds only in part, or is not testable here, because. Pure but for files.
+
+A figure is judged by its interval, not by its value: inside what is claimed it holds, outside it does not, and across the edge
+nothing is said. A claim of some hardware and model is tested on these alone. Elsewhere the physical limit of that
+hardware (lib/limits.py) can still refute it; it can never confirm it. A comparison with another machine is
+scaled by the two limits and marked as scaled. What needs no measuring is taken from where it is written: a model's
+configuration, the source of the vLLM that is installed, or the claimant's other numbers.
+"""
+import fnmatch
+import importlib.util
+import math
+import re
+import shlex
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from lib import DATA, compare, limits, machine, metrics, records, roofline, tables
+from lib.claim_words import LANGUAGES, counted, number_and_unit, said, table, word
+from lib.claims import ANY, UNITS, UNSAID, Check, Claim, Claims, load
+from lib.errors import UserError
+from lib.limits import Limit
+from lib.rundir import RunDir, read_json, write_text
+from lib.stats import Estimate
+
+SMALLEST = 0.02  # a ratio this near to 1 neither rises nor falls
+NO_DOUBT = ("valid", "faster", "slower", "higher", "lower", "the same", "no difference shown")
+
+
+@dataclass
+class Found:
+    """What one check came to. `holds`: True, False, or None where it could not be told, for the `reason`."""
+
+    check: Check
+    holds: bool | None
+    measured: Estimate | None = None
+    unit: str = ""
+    name: str = ""
+    reason: str = ""
+    limit: str = ""
+    share: float = math.nan
+    scaled: str = ""
+
+
+@dataclass
+class Held:
+    """A claim's verdict, in the language asked for: `verdict` is one of claim_words.VERDICTS' keys."""
+
+    claim: Claim
+    verdict: str
+    reasons: list[str]
+    found: list[Found] = field(default_factory=list)
+
+
+def hold(claims: Claims, run: RunDir, lang: str = "en") -> list[Held]:
+    """Every claim of a file against a run. Raises UserError where a claim's unit does not go with the figure it names."""
+    return [_claim(claim, claims, _Run(run), lang) for claim in claims.claims]
+
+
+class _Run:
+    """What rules ask of a run, read once."""
+
+    def __init__(self, run: RunDir):
+        self.run, self.figures, self.info = run, run.figures(), run.info()
+        self.model = str(self.info.get("model", ""))
+        facts = self.info.get("facts", {})
+        gpu = facts.get("GPU") or facts.get("client's GPU") or "none"
+        named = (self.info.get("gpu") or {}).get("name")  # of a server on another machine, as its user named it
+        self.hardware = named or (gpu.split(";")[0].split(",")[0] if gpu != "none" and "GPU" in facts else facts.get("processor", ""))
+        self.vllm = next((word for word in str(facts.get("server", "")).split(",")[:1] if word.startswith("vLLM")), "")
+
+    @property
+    def tuning(self) -> dict:
+        return read_json(self.run.path / "tuning.json", {})
+
+
+# -- a claim -----------------------------------------------------------------------------------------
+def _claim(claim: Claim, claims: Claims, run: _Run, lang: str) -> Held:
+    elsewhere = _elsewhere(claim, run, lang)
+    measured = [_check(check, claim, run, elsewhere, lang) for check in claim.checks]
+    told = [_evidence(check, claim, claims, run, lang) for check in claim.evidence]
+    found = measured if any(f.holds is not None for f in measured) else measured + told
+    holds = [f.holds for f in found]
+    if True in holds and False in holds:
+        verdict = "part"
+    elif False in holds:
+        verdict = "fails"
+    elif True in holds and (None not in holds or (not any(f.holds is not None for f in measured))):
+        verdict = "holds"
+    else:
+        verdict = "untestable"
+    decided = [f.reason for f in found if f.holds is not None]
+    seen = [f.reason for f in found if f.holds is None and f.measured is not None and not elsewhere]
+    open_ = [f.reason for f in found if f.holds is None]
+    reasons = [claim.untestable] if claim.untestable else decided + (open_ if verdict == "untestable" else seen)
+    return Held(claim, verdict, list(dict.fromkeys(filter(None, reasons))), found)
+
+
+def _elsewhere(claim: Claim, run: _Run, lang: str) -> str:
+    """Why the claim is not about what this run measured; "" if it is."""
+    if UNSAID in (claim.hardware, claim.model):
+        return said("unsaid", lang)
+    if _same_model(claim.model, run.model) and _same_hardware(claim.hardware, run.hardware):
+        return ""
+    names = [name.rsplit("/", 1)[-1] if name != ANY else word("any", lang) for name in (claim.model, claim.hardware)]
+    return said("elsewhere", lang, model=names[0], hardware=names[1], here_model=run.model or "–", here=run.hardware or "–")
+
+
+def _same_model(claimed: str, here: str) -> bool:
+    def plain(name):
+        return name.removeprefix("shape:").rsplit("/", 1)[-1].casefold()
+    return claimed == ANY or plain(claimed) == plain(here)
+
+
+def _same_hardware(claimed: str, here: str) -> bool:
+    if claimed == ANY:
+        return True
+    try:
+        sheet = roofline.datasheet_of(here) or roofline.datasheet(here)
+        return sheet.name == roofline.datasheet(claimed).name
+    except UserError:  # neither need be in data/gpus.yaml
+        return claimed.casefold() in here.casefold().replace("-", " ").split()
+
+
+# -- what a run says of a check ----------------------------------------------------------------------
+def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> Found:
+    measured, unit, name, why = _measured(check, claim, run, lang)
+    found = Found(check, None, measured, unit, name, why)
+    if claim.work and check.figure:
+        impossible = _beside_the_limit(found, claim, run, lang)
+        if elsewhere and impossible:
+            return replace(found, holds=False, reason=found.limit)
+    if elsewhere:
+        found.reason = elsewhere
+    elif measured is not None and not why:
+        found.holds = _judge(check, measured) if check.confirmed in name else None
+        key = "undecided" if found.holds is None else "measured"
+        if check.comparator == "happens" and found.holds is None:
+            key = "not_seen"
+        found.reason = said(key, lang, name=name, value=number_and_unit(measured, unit, lang), n=measured.n)
+    return found
+
+
+def _measured(check: Check, claim: Claim, run: _Run, lang: str) -> tuple[Estimate | None, str, str, str]:
+    """(estimate in the check's unit, that unit, the figure's name, why it settles nothing)."""
+    if check.first_of:
+        found = _first_over_warm(run, check.first_of, check.over)
+        return (found, "times", word("first", lang), "") if found else (
+            None, "", "", said("no_series", lang, name=f"{check.first_of}, {check.over}"))
+    if check.flags:
+        figure_id, inverse = _tuned(check, run)
+        if figure_id is None:
+            return None, "", "", said("no_flags", lang, flags=check.flags)
+    else:
+        figure_id, inverse = check.figure, False
+    ids = [figure_id, *([check.over] if check.over else [])]
+    if missing := [i for i in ids if i not in run.figures]:
+        return None, "", "", said("no_figure", lang, name=missing[0])
+    figures = [run.figures[i] for i in ids]
+    doubt = next((f["verdict"] for f in figures if f["verdict"] not in NO_DOUBT), None)
+    estimates = [_estimate(figure) for figure in figures]
+    name = " / ".join(f"{Path(figure['records']).stem}: {figure['name']}" for figure in figures)
+    if estimates[0] is None or estimates[-1] is None:
+        return None, "", name, said("no_value", lang, name=name)
+    unit, estimate = check.unit, estimates[0]
+    if check.over:
+        estimate = compare.ratio_of(estimates[1], estimates[0])
+    else:
+        factor = _factor(figures[0]["unit"], check.unit, claim.id, figure_id)
+        estimate = estimate.scaled(factor)
+    if inverse:
+        estimate = Estimate(1 / estimate.value, 1 / estimate.high, 1 / estimate.low, estimate.n)
+    return estimate, unit, name, said("doubtful", lang, name=name, verdict=doubt) if doubt else ""
+
+
+def _estimate(figure: dict) -> Estimate | None:
+    if figure["value"] is None:
+        return None
+    low, high = (math.nan if end is None else end for end in figure["interval"])
+    return Estimate(figure["value"], low, high, int(figure["n"]))
+
+
+def _factor(unit: str, wanted: str, claim: str, figure: str) -> float:
+    if unit == wanted:
+        return 1.0
+    kinds = [UNITS.get(u, (u, 1)) for u in (unit, wanted)]
+    if kinds[0][0] != kinds[1][0]:
+        raise UserError(f"claim {claim!r}: unit {wanted!r} does not go with figure {figure}, which is in {unit!r}")
+    return kinds[0][1] / kinds[1][1]
+
+
+def _tuned(check: Check, run: _Run) -> tuple[str | None, bool]:
+    """The figure of the ratio that a configuration with these flags, or of this name, had in 06_tuning, and whether it is the other
+    way round: the baseline had them and the configuration did not."""
+    listed, words = run.tuning.get("configurations", []), shlex.split(check.flags)
+    switch_off = [words[0].replace("--", "--no-", 1)]
+    for configuration in listed[1:]:
+        own = configuration["own"]
+        if configuration["name"] == check.flags:
+            return f"tuning.{configuration['letter']}.{check.metric}.to-the-baseline", False
+        for wanted, inverse in ((words, False), (switch_off, len(words) == 1)):
+            if own[:len(wanted)] == wanted and len(own) <= len(wanted) + (len(wanted) == 1 and not inverse):
+                return f"tuning.{configuration['letter']}.{check.metric}.to-the-baseline", inverse
+    return None, False
+
+
+def _first_over_warm(run: _Run, pattern: str, warm: str) -> Estimate | None:
+    """TTFT of the first request of each such series, sent to a server that had answered one, as a multiple of the median TTFT
+    of a warm series with one request in flight: geometric mean over the series, with Student's interval."""
+    names = fnmatch.filter(run.run.series(), pattern)
+    if not names or warm not in run.run.series():
+        return None
+    first = [metrics.per_request(records.read(run.run.requests_file(name)))["ttft_s"].iloc[0] for name in names]
+    usual = metrics.measured(metrics.per_request(records.read(run.run.requests_file(warm))))["ttft_s"].median()
+    starts = range(len(first))
+    return compare.compare([usual] * len(first), first, paired_rounds=(starts, starts)).ratio
+
+
+def _judge(check: Check, e: Estimate) -> bool | None:
+    """True: the whole interval lies in what is claimed. False: none of it. None: neither."""
+    if check.comparator == "happens":  # one instance shows that it can
+        return True if e.value > 0 else None
+    low, high = (e.low, e.high) if math.isfinite(e.low) and math.isfinite(e.high) else (e.value, e.value)
+    if check.comparator in ("falls", "rises"):
+        low, high = (low, high) if check.comparator == "falls" else (1 / high, 1 / low)
+        return True if high < 1 else False if low > 1 / (1 + SMALLEST) else None
+    least, most = _claimed(check)
+    return True if low >= least and high <= most else False if high < least or low > most else None
+
+
+def _claimed(check: Check) -> tuple[float, float]:
+    """The region that a check claims, in its unit."""
+    return {"about": lambda: (check.value * (1 - check.tolerance), check.value * (1 + check.tolerance)),
+            "between": lambda: (check.low, check.high), "at least": lambda: (check.value, math.inf),
+            "at most": lambda: (-math.inf, check.value)}[check.comparator]()
+
+
+# -- the physical limit ------------------------------------------------------------------------------
+def _beside_the_limit(found: Found, claim: Claim, run: _Run, lang: str) -> bool:
+    """Writes what the limit says of the claim, and the scaled comparison; -> whether the claim is impossible."""
+    check, metric = found.check, found.check.figure.split(".")[-2]
+    there = _bound(metric, claim, check.streams, _machine(claim.hardware))
+    if there is None or check.comparator in ("falls", "rises", "happens") or check.figure.rpartition(".")[2] in ("min", "max"):
+        return False
+    time, bound, (least, most) = UNITS[check.unit][0] == "time", there / UNITS[check.unit][1], _claimed(check)
+    claimed = check.value if check.value is not None else most if time else least
+    impossible = most < bound if time else least > bound
+    found.share = bound / claimed if time else claimed / bound
+    key = "impossible" if impossible else "longer" if time else "possible"
+    found.limit = said(key, lang, hardware=claim.hardware, name=_level(check, lang), bound=f"{tables.number(bound)} {check.unit}",
+                       claimed=f"{tables.number(claimed)} {check.unit}", percent=f"{100 * found.share:.0f}", times=f"{1 / found.share:.1f}")
+    here = _bound(metric, claim, check.streams, _machine(run.hardware)) if _same_model(claim.model, run.model) else None
+    if here and found.measured is not None and not _same_hardware(claim.hardware, run.hardware):
+        scaled = found.measured.scaled(there / here)
+        found.scaled = said("scaled", lang, hardware=claim.hardware, value=number_and_unit(scaled, check.unit, lang), name=_level(check, lang))
+    return impossible
+
+
+def _level(check: Check, lang: str) -> str:
+    return said("at_once", lang, n=check.streams) if check.streams > 1 else ""
+
+
+def _machine(name: str) -> limits.Machine | None:
+    try:
+        return roofline.datasheet_of(name) or roofline.datasheet(name)
+    except UserError:
+        return None
+
+
+def _bound(metric: str, claim: Claim, streams: int, on: limits.Machine | None) -> float | None:
+    """The least time in ms, or the highest rate in tokens/s, that a machine allows for a claim's work; None if unknown."""
+    published = _published().get(claim.model.rsplit("/", 1)[-1])
+    if on is None or published is None:
+        return None
+    work = claim.work
+    limit = Limit(limits.read(published["config"], claim.model), work.dtype, on)
+    sizes = (tuple(map(int, work.picture.split("x"))),) if work.picture else ()
+    first = limit.prefill(work.prompt, pictures=sizes).seconds
+    step = limit.decode(streams, work.prompt + work.output / 2).seconds
+    whole = first + (work.output - 1) * step
+    return {"ttft": first * 1e3, "tpot": step * 1e3, "total": whole * 1e3, "article_tps": work.output / whole, "decode_tps": 1 / step,
+            "throughput_tps": streams / step}.get(metric)
+
+
+@cache
+def _published() -> dict:
+    return yaml.safe_load((DATA / "published_models.yaml").read_text(encoding="utf-8"))
+
+
+# -- what needs no measuring -------------------------------------------------------------------------
+def _evidence(check: Check, claim: Claim, claims: Claims, run: _Run, lang: str) -> Found:
+    if check.documented:
+        return _documented(check, lang)
+    if check.own:
+        values = {c.figure: c.value for other in claims.claims for c in other.checks if c.figure and not c.over}
+        value, name = values.get(check.own, math.nan), word("own", lang)
+        value /= values.get(check.over, math.nan) if check.over else 1
+    elif check.published:
+        model, _, key = check.published.partition(" ")
+        value, name = _published().get(model, {}).get("config", {}), f"{model}: {key}"
+        for part in key.split("."):
+            value = value.get(part, math.nan) if isinstance(value, dict) else math.nan
+    else:
+        value, name = _room(claim), said("room", lang, hardware=claim.hardware)
+    e = Estimate(float(value), math.nan, math.nan, 0)
+    if not math.isfinite(e.value):
+        return Found(check, None, None, "", name, said("no_value", lang, name=name))
+    return Found(check, _judge(check, e), e, check.unit, name, said("told", lang, name=name, value=number_and_unit(e, check.unit, lang)))
+
+
+def _room(claim: Claim) -> float:
+    """Tokens of context for which there is memory beside the weights, at 0.9 of it."""
+    published, on = _published().get(claim.model.rsplit("/", 1)[-1]), _machine(claim.hardware)
+    if published is None or on is None:
+        return math.nan
+    return Limit(limits.read(published["config"], claim.model), "fp16", on).kv_room(0.9) or math.nan
+
+
+def _documented(check: Check, lang: str) -> Found:
+    """Does the vLLM that is installed say so? Its source is read, not run."""
+    spec = importlib.util.find_spec("vllm")
+    path = Path(spec.submodule_search_locations[0]) / check.documented if spec else None
+    version = next((v for name, v in machine.versions().items() if name.startswith("vllm")), "")
+    try:
+        text = path.read_text(encoding="utf-8") if path else ""
+    except OSError:
+        text = ""
+    text = " ".join(re.sub(r'"\s+f?"', "", text).split())  # a long message stands in pieces
+    if " ".join(check.says.split()) not in text:
+        return Found(check, None, None, "", "", said("not_documented", lang, file=check.documented, version=version or word("none", lang)))
+    return Found(check, check.speaks == "for", None, "", "", said("documented", lang, version=version, file=check.documented, means=check.means))
+
+
+def of_file(run: RunDir, file: str = "", lang: str = "en") -> list[Held]:
+    """A file's claims against a run; the run keeps the file, and its report shows it from then on. Without one: the run's own, else
+    the article's. Raises UserError for what is wrong in the file, and keeps nothing then."""
+    if lang not in LANGUAGES:
+        raise UserError(f"language {lang!r} is unknown: choose one of {', '.join(LANGUAGES)}")
+    own = run.path / "claims.yaml"
+    claims = load(file or (str(own) if own.exists() else "article"))
+    held = hold(claims, run, lang)
+    if file:
+        write_text(own, yaml.safe_dump(claims.model_dump(exclude_defaults=True), allow_unicode=True, sort_keys=False))
+    return held
+
+
+def section(run: RunDir, lang: str = "en") -> dict:
+    """For a report: `counted`, how many claims hold, in words, and `rows`, one a claim (claim_words.table). Where the file is
+    broken, `counted` is the line that says so."""
+    try:
+        held = of_file(run, "", lang)
+    except UserError as error:
+        return {"counted": str(error), "rows": []}
+    return {"counted": counted(held, lang), "rows": table(held, lang).to_dict("records")}

@@ -1,0 +1,96 @@
+"""What claim_rules found, in words and as a table, in English and in Chinese. Pure."""
+import math
+
+import pandas as pd
+
+from lib import tables
+from lib.stats import Estimate
+
+LANGUAGES = ("en", "zh")
+VERDICTS = {
+    "holds": ("holds", "成立"), "fails": ("does not hold", "不成立"), "part": ("holds only in part", "部分成立"),
+    "untestable": ("not testable here", "此处无法检验"),
+}
+HEADS = {"claim": ("claim", "说法"), "claimed": ("claimed", "所称"), "verdict": ("verdict", "结论"), "because": ("because", "理由"),
+         "here": ("measured here", "此处测得"), "limit": ("physical limit there", "所称硬件的物理极限")}
+WORDS = {
+    "any": ("anything", "任意"), "none": ("none", "无"), "own": ("by the claimant's own numbers", "按其自身数据"),
+    "first": ("first request's TTFT after a start, over that of a warm server", "启动后首个请求的首字延迟与预热后之比"),
+    "about": ("about {value}", "约 {value}"), "between": ("{low} to {high}", "{low} 至 {high}"),
+    "at least": ("at least {value}", "至少 {value}"), "at most": ("at most {value}", "至多 {value}"),
+    "falls": ("less", "降低"), "rises": ("more", "更高"), "happens": ("it happens", "会发生"),
+}
+SENTENCES = {
+    "unsaid": ("the claim does not say on which hardware and model", "该说法未说明硬件与模型"),
+    "elsewhere": ("it is about {model} on {hardware}; this run measured {here_model} on {here}",
+                  "所称为 {hardware} 上的 {model}；此次测的是 {here} 上的 {here_model}"),
+    "no_series": ("this run holds no series {name}", "此次运行没有 {name} 系列"),
+    "no_flags": ("this run tried no configuration with {flags}", "此次运行未试过 {flags}"),
+    "no_figure": ("this run holds no figure {name}", "此次运行没有数值 {name}"),
+    "no_value": ("{name} has no value", "{name} 没有数值"),
+    "doubtful": ("{name} is doubtful here ({verdict})", "此处的 {name} 存疑（{verdict}）"),
+    "measured": ("{name}: {value}, n = {n}", "{name}：{value}，n = {n}"),
+    "undecided": ("{name} is {value}, on both sides of what is claimed, n = {n}", "{name} 为 {value}，跨越所称界限，n = {n}"),
+    "not_seen": ("it was not seen here in {n} trials ({value})", "此处 {n} 次试验中未见（{value}）"),
+    "told": ("{name}: {value}", "{name}：{value}"),
+    "room": ("context that fits {hardware} beside the weights, work space not counted", "{hardware} 上除权重外可容纳的上下文（未计工作空间）"),
+    "possible": ("{name}{claimed} is {percent} % of the most that {hardware} allows ({bound})", "{name}{claimed} 为 {hardware} 物理上限（{bound}）的 {percent} %"),
+    "longer": ("{name}{claimed} is {times} times the least that {hardware} allows ({bound})", "{name}{claimed} 为 {hardware} 物理下限（{bound}）的 {times} 倍"),
+    "impossible": ("{name}{claimed} is beyond what {hardware} allows ({bound}): impossible", "{name}{claimed} 超出 {hardware} 的物理极限（{bound}）：不可能"),
+    "at_once": ("{n} at once: ", "{n} 并发："),
+    "scaled": ("{name}scaled to {hardware} by the ratio of the limits, not measured there: {value}", "{name}按物理极限之比换算到 {hardware}（并非实测）：{value}"),
+    "documented": ("vLLM {version}, {file}: {means}", "vLLM {version}（{file}）：{means}"),
+    "not_documented": ("the vLLM that is installed ({version}) does not say so in {file}", "已安装的 vLLM（{version}）在 {file} 中并无此说"),
+}
+
+
+def word(key: str, lang: str) -> str:
+    return WORDS[key][LANGUAGES.index(lang)]
+
+
+def said(key: str, lang: str, **values) -> str:
+    return SENTENCES[key][LANGUAGES.index(lang)].format(**values)
+
+
+def number_and_unit(e: Estimate, unit: str, lang: str = "en") -> str:
+    """`4.1 [3.9, 4.3] times`."""
+    shown = f"{e.value:,.0f}" if unit == "tokens" and math.isnan(e.low) else tables.with_interval(e)
+    return f"{shown} {dict(times='times' if lang == 'en' else '倍').get(unit, unit)}".strip()
+
+
+def claimed(check, lang: str) -> str:
+    """What a check claims: `at least 5 times`."""
+    if not check.comparator:
+        return ""
+    number = {key: f"{tables.number(value)} {check.unit}".strip() for key in ("value", "low", "high") if (value := getattr(check, key)) is not None}
+    return word(check.comparator, lang).format(**number)
+
+
+def table(held: list, lang: str = "en") -> pd.DataFrame:
+    """A row a claim: `id`, what is claimed, the verdict, why, what was measured here, and what the physical limit says of it."""
+    def of(one):
+        here = [f"{f.name}: {number_and_unit(f.measured, f.unit, lang)}, n = {f.measured.n}" for f in one.found if f.measured is not None and f.measured.n]
+        nearest = max((f for f in one.found if f.limit), key=lambda f: f.share, default=None)  # if that is possible, all are
+        limit = [text for text in (nearest.limit, nearest.scaled) if text and text not in one.reasons] if nearest else []
+        return {
+            "id": one.claim.id, "claim": one.claim.zh if lang == "zh" and one.claim.zh else one.claim.en,
+            "claimed": "; ".join(dict.fromkeys(filter(None, (claimed(c, lang) for c in [*one.claim.checks, *one.claim.evidence])))),
+            "verdict": VERDICTS[one.verdict][LANGUAGES.index(lang)], "because": one.reasons, "here": here, "limit": limit,
+            "key": one.verdict, "hardware": one.claim.hardware, "model": one.claim.model, "reading": one.claim.reading, "method": one.claim.method}
+    return pd.DataFrame([of(one) for one in held])
+
+
+def counted(held: list, lang: str = "en") -> str:
+    """`24 claims: 3 holds, …`."""
+    keys = [one.verdict for one in held]
+    parts = [f"{keys.count(key)} {names[LANGUAGES.index(lang)]}" for key, names in VERDICTS.items() if key in keys]
+    return (f"Of {len(held)} claims: " if lang == "en" else f"共 {len(held)} 条说法：") + (", " if lang == "en" else "，").join(parts)
+
+
+def as_text(held: list, lang: str = "en") -> str:
+    """For a terminal: a claim, its verdict, and below it what stands behind that."""
+    lines = []
+    for row in table(held, lang).to_dict("records"):
+        lines.append(f"{row['verdict'].upper()}  {row['claim']}" + (f" ({row['claimed']})" if row["claimed"] else ""))
+        lines += [f"    {line}" for line in [*row["because"], *row["limit"]]]
+    return "\n".join([*lines, counted(held, lang)])

@@ -146,7 +146,8 @@ def _said(error: dict, content) -> str:
     elif error["type"] == "missing":
         words = "it is missing"
     elif error["type"] == "literal_error":
-        words = f"{error['input']!r} is none of {error['ctx']['expected'].removesuffix(" or ''")}{_nearest(str(error['input']), NEEDS)}"
+        known = error["ctx"]["expected"].removesuffix(" or ''")
+        words = f"{error['input']!r} is none of {known}{_nearest(str(error['input']), NEEDS)}"
     elif not error["type"].startswith("value_error") and where:
         words = f"{words.replace('Input should be', 'it should be')}, not {error['input']!r}"
     where = [w for w in where if w != "claims"]

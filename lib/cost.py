@@ -61,8 +61,10 @@ def words(price: Price | None, rates: dict[str, tuple[Estimate, int]]) -> str:
     """What things cost, in a sentence. rates: name -> (pieces a second, how many are priced)."""
     if price is None:
         return NO_PRICE
+    if not rates:
+        return f"What serves costs {price.shown(price.per_hour)} an hour."
     parts = [f"{what} cost {tables.with_interval(price.of(rate, units))} {price.currency}".strip() for what, (rate, units) in rates.items()]
-    return f"At {price.shown(price.per_hour)} an hour {'; '.join(parts)}, if the machine is kept as busy as it was."
+    return f"At {price.shown(price.per_hour)} an hour {' and '.join(parts)}, if the machine is kept as busy as it was."
 
 
 def break_even(price_a: float, a: Estimate, b: Estimate) -> Estimate:
@@ -97,8 +99,8 @@ def elsewhere(model: Model, dtype: str, streams: int, context: float, prompt: in
     return pd.DataFrame(rows)
 
 
-def of_run(info: dict, figures: dict) -> list[tuple[str, str]]:
-    """The report's lines on cost: (what, how much), from a run's info and figures."""
+def section(info: dict, figures: dict) -> list[tuple[str, str]]:
+    """The report's lines on cost, (what, how much), from what a run folder says of the run; empty without a price."""
     price = info.get("price")
     if not price:
         return []
@@ -106,4 +108,9 @@ def of_run(info: dict, figures: dict) -> list[tuple[str, str]]:
     lines = [("an hour", price.shown(price.per_hour))]
     if info.get("seconds"):
         lines.append((f"this run, {info['seconds'] / 3600:.2g} hours", price.shown(price.per_hour * info["seconds"] / 3600)))
+    for figure in figures.values():
+        if figure.get("table") == TABLE:
+            value, low, high = (math.nan if end is None else end for end in (figure["value"], *figure["interval"]))
+            lines.append((figure["name"].rpartition(", ")[0], f"{tables.with_interval(Estimate(value, low, high, figure['n']))} {price.currency}"
+                          + ("" if figure["verdict"] == "valid" else f" ({figure['verdict']})")))
     return lines

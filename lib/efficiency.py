@@ -206,3 +206,32 @@ def machine_table(found: dict | None) -> pd.DataFrame:
         "what": words.format(row["size"] / unit), "best": row["per_s"] / 1e9, "median": row["median_per_s"] / 1e9, "unit": per,
         "median below best, %": 100 * (1 - row["median_per_s"] / row["per_s"]), "repeats": row["repeats"]}
         for rows, words, unit, per in kinds for row in rows])
+
+
+# -- the report's section ----------------------------------------------------------------------------
+def section(figures: dict, found: dict | None) -> dict:
+    """The report's table of limits, from a run's figures and roofline.json: {"machine": a sentence, "columns", "rows"}."""
+    shares = {key.removesuffix(".share"): figure for key, figure in figures.items() if key.startswith("limit.") and key.endswith(".share")}
+    rows = [[figure["name"].rpartition(", ")[0], tables.with_interval(_estimate(figure)), _shown(figures.get(f"{key}.limit")),
+             figure["n"], figure["verdict"], figure["notebook"]] for key, figure in shares.items()]
+    machine = ""
+    if found:
+        best, memory = max(found["reads"], key=_rate), found["reads"][-1]
+        machine = (f"{found['device']}: {tables.number(_rate(memory) / 1e9)} GB/s from {memory['size'] / 2**20:,.0f} MiB of memory, "
+                   f"{tables.number(_rate(best) / 1e9)} GB/s from {best['size'] / 2**20:,.0f} MiB, which a cache may hold, and "
+                   f"{tables.number(max(map(_rate, found['multiplies'])) / 1e9)} GFLOP/s in {found['dtype']}, measured by torch "
+                   + (f"with {found['threads']} thread{'s' * (found['threads'] > 1)}." if found["threads"] else "on the GPU."))
+    return {"machine": machine, "columns": ["what", "of the limit, %", "limit", "n", "verdict", "notebook"], "rows": rows}
+
+
+def _rate(row: dict) -> float:
+    return row["per_s"]
+
+
+def _estimate(figure: dict) -> Estimate:
+    value, low, high = (math.nan if end is None else end for end in (figure["value"], *figure["interval"]))
+    return Estimate(value, low, high, figure["n"])
+
+
+def _shown(figure: dict | None) -> str:
+    return f"{tables.number(figure['value'])} {figure['unit']}" if figure else "–"

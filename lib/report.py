@@ -7,7 +7,7 @@ import jinja2
 import pandas as pd
 from bs4 import BeautifulSoup
 
-from lib import ROOT, claim_rules, tables, verdicts
+from lib import ROOT, claim_rules, cost, efficiency, tables, verdicts
 from lib.rundir import RunDir, read_json, write_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -28,6 +28,9 @@ def build(run: RunDir) -> Path:
         doubts=_doubts(figures),
         calibration=_calibration(run),
         claims=claim_rules.section(run),
+        limits=efficiency.section(figures, read_json(run.path / "roofline.json", None)),
+        cost=cost.section(info, figures),
+        no_price=cost.NO_PRICE,
         kinds=verdicts.KINDS,
         note=info.get("note", ""),
     ))
@@ -57,6 +60,8 @@ def _series(figures: list[dict], about: dict) -> list[dict]:
     with what is known of the series beside them."""
     out = {}
     for figure in figures:
+        if figure.get("table") in (efficiency.TABLE, cost.TABLE):  # they have a section of their own
+            continue
         metric, _, statistic = figure["name"].rpartition(", ")
         shared = figure.get("table")
         table = out.setdefault(shared or figure["records"], {

@@ -115,7 +115,7 @@ def _measure_here(dtype: str, threads: int) -> dict:
                 break
         for side in SQUARES[device]:
             try:
-                a, b = (torch.ones(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+                a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))  # equal numbers would be faster
                 found["multiplies"].append(row(side, 2 * side**3, lambda: torch.mm(a, b)))
             except torch.OutOfMemoryError:
                 break

@@ -108,6 +108,11 @@ def model_published(name: str) -> Model:
     return limits.read(published()[name]["config"], name)
 
 
+def article_model() -> Model:
+    """The article's own, for prices and predictions that are not about the server at hand."""
+    return model_published("Qwen3-VL-2B-Instruct")
+
+
 # -- how it is served --------------------------------------------------------------------------------
 def serving(flags: list[str], config: dict) -> tuple[str, str, int, int, list[str]]:
     """(dtype of the weights, of keys and values ("": that of the weights), GPUs a copy, copies, what is supposed) from

@@ -10,13 +10,14 @@ number y for each metric, and
 is fitted by least squares. The baseline is started again and again between the others (A B A C A …), so that the
 line b t takes up what drifts, and the spread of starts of the same configuration around the fit is the noise floor:
 
-    s² = max(RSS / df, mean within)           df = starts - configurations - 1 (for b)
+    s² = RSS / df                             df = starts - configurations - 1 (for b)
     v_i = s² + max(0, w_i² - mean within)     w_i: relative standard error of y_i from its own requests
     ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Σ L_i² v_i))
 
 L is the row of the least-squares operator for m_c - m_A (Draper and Smith, Applied Regression Analysis, 1998,
-chapters 5 and 9), "mean within" the mean of the w_i² that stand behind RSS. All configurations lend their
-repeated starts to s, so one that was started once has an interval, too. With fewer than two degrees of freedom left the
+chapters 5 and 9), "mean within" the mean of the w_i² that stand behind RSS: a start whose own requests scatter more than
+those of the starts that were repeated is believed less. All configurations lend their repeated starts to s, so one
+that was started once has an interval, too. With fewer than two degrees of freedom left the
 drift is not fitted, and with none there is no interval and no verdict.
 
 A configuration's verdicts on throughput, TTFT and TPOT hold together in 95 of 100 cases: each interval is the
@@ -51,7 +52,7 @@ METRICS = {  # column of the starts -> what it is
     "throughput_tps": Metric("throughput", "tokens/s", 1, "higher", "tokens in the steady window / its length"),
     "ttft_s": Metric("TTFT", "ms", 1000, "lower", "median of first − sent"),
     "tpot_s": Metric("TPOT", "ms", 1000, "lower", "median of (last − first) / (n − 1)"),
-    "long_ttft_s": Metric("TTFT, long prompts", "ms", 1000, "lower", "median of first − sent, half of the prompts with one opening"),
+    "long_ttft_s": Metric("TTFT, long prompts", "ms", 1000, "lower", "mean of first − sent; half of the prompts have one opening"),
     "first_s": Metric("first request", "ms", 1000, "lower", "done − sent of the first request after the start"),
     "start_s": Metric("start-up", "s", 1, "lower", "from the command to the first token"),
     "memory_gib": Metric("memory", "GiB", 1, None, "of the server's processes under load; with a GPU, the GPU's"),
@@ -112,7 +113,7 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
     fitted, free = operator @ y, 1 - np.diag(design @ operator)
     df = len(y) - np.linalg.matrix_rank(design)
     mean_within = float(free @ within / df) if df else math.nan
-    spread2 = max(float(((y - design @ fitted) ** 2).sum() / df), mean_within, 0.0) if df else math.nan
+    spread2 = float(((y - design @ fitted) ** 2).sum() / df) if df else math.nan
     variance = spread2 + np.maximum(0, within - mean_within)
     reach = float(scipy_stats.t.ppf((1 + level) / 2, df)) if df else math.nan
 

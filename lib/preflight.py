@@ -85,8 +85,9 @@ CHECKS = {name: _count for name in COUNTS} | {
     "ttft_target_ms": _target, "tpot_target_ms": _target,
     "tuning_streams": _streams, "tuning_seconds": _positive, "configurations": lambda name, value: configurations.read(value),
 }
+CHECKS |= {"gpu": _gpu, "price_per_hour": lambda name, value: cost.given(value)}
 CHECKS |= {name: _count for name in ("consistency_questions", "consistency_texts", "consistency_tokens", "sampled_answers", "opening_samples")}
-CHECKS |= {"beside_streams": _streams, "consistency_batches": _levels}
+CHECKS |= {"rush_streams": _streams, "beside_streams": _streams, "consistency_batches": _levels}
 
 
 def window(name: str, seconds: float, request_s: float) -> None:

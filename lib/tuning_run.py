@@ -157,23 +157,22 @@ async def row_of(todo: Tuning, server, name: str, before_gib: float) -> dict:
 
 def publish(todo: Tuning, found: pd.DataFrame) -> None:
     """Enter every configuration's values and ratios in figures.json, and all of it in tuning.json."""
-    run, notebook = todo.desk.run, todo.desk.notebook
+    run, starts = todo.desk.run, todo.starts
+    formula = f"m, and exp(m − m of the baseline) with its {tuning.LEVEL:.1%} interval from the spread of starts (lib.tuning)"
     for name, row in found[found["state"] == "measured"].iterrows():
+        doubts = [d for d in starts.loc[starts["name"] == name, "doubt"].dropna() if d != "valid"]
+        verdict = f"{doubts[0]} (in {len(doubts)} of {row['starts']} starts)" if doubts else "valid"
         for key, metric in tuning.METRICS.items():
-            if not math.isfinite(row.get(f"{key}.value", math.nan)):
-                continue
-            value, verdict = row[f"{key}.value"] * metric.factor, "valid" if row["starts"] > 1 else "too few samples: one start"
-            ratio = stats.Estimate(row[f"{key}.ratio"], row[f"{key}.low"], row[f"{key}.high"], int(row["starts"]))
-            for what, e, unit, formula in (
-                    ("value", stats.Estimate(value, math.nan, math.nan, int(row["starts"])), metric.unit, metric.formula),
-                    ("to the baseline", ratio, "", f"exp(m − m of the baseline), {tuning.LEVEL:.1%} interval from the spread of starts")):
-                if what == "value" or name != tuning.BASELINE:
-                    told = verdict if what == "value" else row[f"{key}.verdict"]
-                    run.publish(f"tuning.{row['letter']}.{key}.{what.replace(' ', '-')}", f"{name}: {metric.name}, {what}", e, unit, told,
-                                notebook, SERIES, formula=formula, table="configurations")
+            value, *ratio = (row.get(f"{key}.{part}", math.nan) for part in ("value", "ratio", "low", "high"))
+            shown = {"value": stats.Estimate(value * metric.factor, math.nan, math.nan, row["starts"])}
+            shown |= {"times the baseline": stats.Estimate(*ratio, row["starts"])} if name != tuning.BASELINE else {}
+            for what, estimate in shown.items() if math.isfinite(value) else ():
+                run.publish(f"tuning.{row['letter']}.{key}.{what.replace(' ', '-')}", f"{name}: {metric.name}, {what}", estimate,
+                            metric.unit if what == "value" else "", verdict if key in (*tuning.SPEED, "long_ttft_s") else "valid", todo.desk.notebook, SERIES,
+                            formula=f"{metric.formula}: {formula}", table="configurations")
     rundir.write_json(run.path / "tuning.json", {
         "spec": todo.spec, "load": dataclasses.asdict(todo.load), "configurations": [dataclasses.asdict(c) for c in todo.configurations],
-        "dropped": todo.dropped, "summary": _plain(found.reset_index()), "starts": _plain(todo.starts),
+        "dropped": todo.dropped, "summary": _plain(found.reset_index()), "starts": _plain(starts),
         "recommended": tuning.recommend(found)[0]})
 
 

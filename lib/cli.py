@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -126,11 +127,14 @@ def publish(
 
 
 @app.command()
-def doctor(server: Annotated[str, typer.Option(help="also check this URL")] = "") -> None:
+def doctor(
+    server: Annotated[str, typer.Option(help="also check this URL")] = "",
+    log: Annotated[list[Path] | None, typer.Option(help="also read this log of a server, from outputs/ or elsewhere")] = None,
+) -> None:
     """What is wrong with this machine, and the remedy."""
-    from lib import launch, machine
+    from lib import launch, machine, troubles
 
-    checks = machine.checks()
+    checks = machine.checks() + [troubles.check(path) for path in log or []]
     for check in checks:
         print(f"{'ok  ' if check.ok else 'BAD '} {check.name}: {check.found}" + ("" if check.ok else f"\n     {check.remedy}"))
     if server:

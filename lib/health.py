@@ -1,13 +1,16 @@
 """Is a server well, and what does it say when a client is not?"""
+import math
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 import pandas as pd
 import yaml
+from PIL import Image
 
-from lib import DATA
+from lib import DATA, allowed, images, pixels, tables, troubles
 from lib.client import server_message
+from lib.series import Series
 from lib.server import Server
 
 TIMEOUT_S = 30
@@ -29,30 +32,57 @@ def endpoints(server: Server) -> pd.DataFrame:
 
 
 def provoke(server: Server) -> pd.DataFrame:
-    """Make each mistake that users make, for real, against this server -> what came back, and the remedy."""
-    key = server.api_key or "none"
-    return pd.DataFrame([
-        _mistake("a wrong port", "http://127.0.0.1:9", key, server.model, "你好",
-                 "is the server up, and does the address carry the port of --port?"),
-        _mistake("a wrong model name", server.url, key, server.model + "-typo", "你好",
-                 "use a name that /v1/models lists"),
-        _mistake("a prompt longer than the context", server.url, key, server.model,
-                 "你好 " * (server.max_model_len or 32768), "shorten it, or raise --max-model-len"),
-        _mistake("a wrong key", server.url, "wrong", server.model, "你好",
-                 "set WORKBOOK_API_KEY to the key of --api-key"),
-    ])
+    """Make each mistake of data/troubles.yaml that a client can make, for real, against this server -> what came back, and the
+    remedy."""
+    return pd.DataFrame([_mistake(server, trouble) for trouble in troubles.of_kind("request")])
 
 
-def _mistake(name: str, url: str, key: str, model: str, prompt: str, remedy: str) -> dict:
-    row = {"mistake": name, "client sees": "no error", "message": "the server accepts it", "remedy": remedy}
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=TIMEOUT_S)
+def _mistake(server: Server, trouble: troubles.Trouble) -> dict:
+    context, how = server.max_model_len or 32_768, trouble.request
+    row = {"mistake": trouble.name, "client sees": "no error", "message": "the server accepts it", "remedy": trouble.remedy}
+    picture = how.get("picture")
+    if picture == "large":
+        side = math.isqrt(allowed.processor(server).max_pixels)
+        if (largest := pixels.tokens(side, side, allowed.processor(server))) <= context:
+            return row | {"client sees": "not tried", "message": f"no picture fills this server's context: {largest:,} of {context:,} tokens"}
+        picture = images.data_url(images.Picture("grey", 0, Image.new("RGB", (side, side)), {}, "jpeg"))
+    elif picture == "broken":
+        picture = "data:image/png;base64,aGVsbG8="
+    elif how.get("pictures"):
+        picture = images.data_url(images.make("shape", 1, (64, 64)))
+    number = 0 if picture is None else 1 + (allowed.picture_limit(server.flags) or allowed.MOST_PICTURES) * bool(how.get("pictures"))
+    content = [{"type": "image_url", "image_url": {"url": picture}}] * number
+    content.append({"type": "text", "text": "你好 " * (context if how.get("words") else 1)})
+    tools = {"tools": [{"type": "function", "function": {"name": "look", "parameters": {}}}], "tool_choice": "auto"}
+    client = openai.OpenAI(base_url=how.get("url", server.url) + how.get("path", "/v1"), api_key=how.get("key", server.api_key or "none"),
+                           max_retries=0, timeout=TIMEOUT_S)
     try:
-        client.completions.create(model=model, prompt=prompt, max_tokens=1)
+        client.chat.completions.create(
+            model=server.model + how.get("model", ""), messages=[{"role": "user", "content": content}],
+            max_tokens=context + 1 if how.get("max_tokens") else 1, **(tools if how.get("tools") else {}))
     except openai.APIStatusError as error:
         row |= {"client sees": f"{type(error).__name__} {error.status_code}", "message": server_message(error)[:200]}
     except openai.APIConnectionError as error:
         row |= {"client sees": type(error).__name__, "message": str(error.__cause__ or error)}
     return row
+
+
+LATE_S = 1.0  # the article calls a first token late that takes longer
+
+
+def late_first_tokens(alone: Series, rush: Series) -> dict[str, str]:
+    """When the first token comes late, what is it: the queue, or the work? TTFT of one request and of many at once, with the
+    server's own account of them."""
+    ttft = rush.frame["ttft_s"].dropna()
+    parts = rush.agreement.set_index("quantity")["server"] if len(rush.agreement) else {}
+    queue, prefill = (parts.get(f"TTFT, of it {name}", math.nan) for name in ("queue", "prefill"))
+    late = int((ttft > LATE_S).sum())
+    cause = ("not told by this server" if not math.isfinite(queue) else "the queue: the server has too much to do at once"
+             if queue > prefill else "the prefill: prompts are long, or many are read at once")
+    return {"one request, TTFT": f"{tables.number(alone.frame['ttft_s'].median() * 1000)} ms",
+            f"{len(ttft)} at once, TTFT": f"median {tables.number(ttft.median() * 1000)} ms, longest {tables.number(ttft.max() * 1000)} ms",
+            f"later than {LATE_S:g} s": f"{late} of {len(ttft)}",
+            "of it in the queue, mean": f"{tables.number(queue)} ms", "of it prefill, mean": f"{tables.number(prefill)} ms", "what it is": cause}
 
 
 def article_flags(server: Server) -> pd.DataFrame:

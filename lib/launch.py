@@ -136,7 +136,7 @@ def start(model: str, flags: list, folder: Path | None = None, embedded: bool = 
     if ours.port and not (ours.port.isdecimal() and 0 < int(ours.port) < 65536):
         raise UserError(f"--port {ours.port} is no port: give a number from 1 to 65535, or leave it out")
     if ours.port and _port_taken(int(ours.port)):
-        raise UserError(f"the port is taken ({ours.port}): {troubles.TROUBLES[0].remedy}")
+        raise UserError(f"the port is taken ({ours.port}): {troubles.remedy('the port is taken')}")
     port = ours.port or _free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
                "--host", ours.host, "--port", str(port), *rest]

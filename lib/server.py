@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from lib import OUTPUTS
+from lib import OUTPUTS, troubles
 from lib.client import Client
 from lib.errors import UserError
 from lib.rundir import read_json
@@ -102,16 +102,16 @@ def models(url: str, key: str | None) -> list[dict]:
     except httpx2.TimeoutException:
         raise UserError(f"{url} did not answer within 10 s: is the server still loading, or is the address wrong?")
     except httpx2.TransportError as error:
-        raise UserError(f"nothing answers at {url} ({error}): is the server up, and are host and port right?")
+        raise UserError(f"nothing answers at {url} ({error}): {troubles.remedy('nothing listens there')}")
     if reply.status_code in (401, 403):
-        raise UserError(f"{url} asks for a key ({reply.status_code}): set WORKBOOK_API_KEY to the server's key")
+        raise UserError(f"{url} asks for a key ({reply.status_code}): {troubles.remedy('no key, or a wrong one')}")
     try:
         models = [m for m in reply.json()["data"] if m["id"]]
         assert reply.status_code == 200 and models
         return models
     except (ValueError, KeyError, TypeError, AssertionError):
         raise UserError(f"{url} answers, but not as an OpenAI server (GET /v1/models gave {reply.status_code}): "
-                        "give the address that stands before /v1")
+                        f"{troubles.remedy('a wrong path')}")
 
 
 def headers(key: str | None) -> dict:

@@ -1,75 +1,93 @@
-"""Known ways in which a vLLM server fails to start: what its log says, the cause, the remedy.
+"""Known ways in which a vLLM server fails: how one knows them, and the remedy. The table itself is data/troubles.yaml.
 
-Used by lib.server when a server dies, by `workbook doctor`, and by the notebooks that list failures.
+Used by lib.launch when a server dies, by `workbook doctor`, and by the page in 01_health_check.
 """
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lib import DATA
+from lib.errors import UserError
+from lib.machine import Check
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """`pattern` finds it in the log; its first group, if it has one, is quoted as the detail."""
+    """One entry of the table; what its fields mean stands there. `kind`: start, request or running."""
 
+    kind: str
     name: str
-    pattern: str
     remedy: str
+    pattern: str = ""
+    article: bool = False
+    provoke: dict = field(default_factory=dict, hash=False)
+    request: dict = field(default_factory=dict, hash=False)
+    not_here: str = ""
+    line: str = ""  # as vLLM wrote it when it was provoked
+    sign: str = ""
+    see: str = ""
 
     def found_in(self, log: str) -> str | None:
-        match = re.search(self.pattern, log)
+        match = re.search(self.pattern, log) if self.pattern else None
         return None if match is None else (match[1] if match.re.groups else "")
 
 
-# The first that is found is told: a cause stands before what follows from it.
-TROUBLES = [
-    Trouble("the port is taken", r"Address already in use",
-            "stop what listens there (`ss -ltnp`), or name another port, or none: a free one is then taken"),
-    Trouble("unknown flag", r"error: unrecognized arguments: (.+)",
-            "this vLLM version has no such flag: `python -m vllm.entrypoints.openai.api_server --help` lists them"),
-    Trouble("a flag has a value that it cannot take", r"error: argument (.+)",
-            "give a value that the flag takes"),
-    Trouble("the context length exceeds what the model supports",
-            r"max_model_len \((\d+)\) is greater than the derived max_model_len",
-            "lower --max-model-len, or leave it out: the model's own is then used"),
-    Trouble("the model has no such quantization", r"(Cannot find the config file for \w+|[Qq]uantization method \S+ .*)",
-            "leave --quantization out, or name a checkpoint that is quantized that way"),
-    Trouble("not enough memory",
-            r"(Free memory on device.*?is less than desired GPU memory utilization|CUDA out of memory|"
-            r"Available memory on node.*?requested memory for kv[^.]*|No available memory for the cache blocks|"
-            r"KV cache is needed, which is larger than the available|DefaultCPUAllocator: can't allocate memory)",
-            "stop what else uses the memory, or lower --gpu-memory-utilization (CPU: VLLM_CPU_KVCACHE_SPACE), "
-            "--max-model-len or --max-num-seqs"),
-    Trouble("more parallel ranks than this machine has devices",
-            r"(Not enough allowed NUMA nodes[^.]*|World size \(\d+\) is larger than the number of available GPUs|"
-            r"attention heads \(\d+\) must be divisible by tensor parallel size \(\d+\))",
-            "lower --tensor-parallel-size, --data-parallel-size or --pipeline-parallel-size"),
-    Trouble("the data type does not fit the GPU", r"(Bfloat16 is only supported on GPUs[^.]*)",
-            "use --dtype half"),
-    Trouble("the model's weights cannot be fetched",
-            r"(couldn't connect to '[^']*'|outgoing traffic has been disabled|Cannot find an appropriate cached snapshot|"
-            r"(?:401|403) Client Error|GatedRepoError)",
-            "connect to the network, fetch the model beforehand (`hf download MODEL`), name a local folder, "
-            "or for a gated model set HF_TOKEN"),
-    Trouble("the model was not found",
-            r"(Repo id must be in the form[^.]*|Invalid repository ID or local directory specified: '[^']*'|"
-            r"RepositoryNotFoundError|is not a local folder and is not a valid model identifier)",
-            "check the model's name, or the path of its folder (it holds config.json)"),
-    Trouble("no GPU", r"(No CUDA GPUs are available|Failed to infer device type|Found no NVIDIA driver)",
-            "check `nvidia-smi`; without a GPU use vLLM's CPU build: make KIND=cpu report"),
-    Trouble("the flags do not go with this model or with each other", r"Value error, (.+?)(?: \[type=|\n)",
-            "change the flag that the message names"),
-]
+@cache
+def table() -> tuple[Trouble, ...]:
+    """All entries, in the order in which they are looked for."""
+    content = yaml.safe_load((DATA / "troubles.yaml").read_text(encoding="utf-8"))
+    return tuple(Trouble(kind, **entry) for kind, entries in content.items() for entry in entries)
+
+
+def of_kind(kind: str) -> list[Trouble]:
+    return [trouble for trouble in table() if trouble.kind == kind]
+
+
+def remedy(name: str) -> str:
+    """The remedy for the trouble of that name."""
+    return next(trouble.remedy for trouble in table() if trouble.name == name)
+
+
+def shown(kind: str) -> pd.DataFrame:
+    """The entries of one kind for readers, those that the article names first."""
+    rows = [{"cause": t.name + (" (in the article)" if t.article else ""), "how one knows it": t.line or t.sign, "remedy": t.remedy,
+             **({"more in": t.see} if kind == "running" else
+                {"seen here": f"no: {t.not_here}" if t.not_here else "yes, provoked on two cores"})}
+            for t in sorted(of_kind(kind), key=lambda t: not t.article)]
+    return pd.DataFrame(rows)
+
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
+def find(log: str) -> tuple[Trouble, str] | None:
+    """The first known trouble in a server's log, and its detail."""
+    log = ANSI.sub("", log)
+    found = ((trouble, trouble.found_in(log)) for trouble in of_kind("start"))
+    return next(((trouble, _short(detail)) for trouble, detail in found if detail is not None), None)
+
+
 def diagnose(log: str) -> str | None:
     """One line, "cause (detail): remedy", for the first known trouble in a server's log; else None."""
-    log = ANSI.sub("", log)
-    for trouble in TROUBLES:
-        detail = trouble.found_in(log)
-        if detail is not None:
-            return f"{trouble.name}{f' ({_short(detail)})' if detail else ''}: {trouble.remedy}"
-    return None
+    found = find(log)
+    return found and f"{_named(*found)}: {found[0].remedy}"
+
+
+def check(log: Path) -> Check:
+    """What `workbook doctor` says of a server's log."""
+    try:
+        found = find(log.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise UserError(f"{log} cannot be read ({error.strerror}): name a server's log, such as outputs/RUN/server.log")
+    return Check(log.name, found is None, _named(*found) if found else "no known trouble", found[0].remedy if found else "")
+
+
+def _named(trouble: Trouble, detail: str) -> str:
+    return f"{trouble.name}{f' ({detail})' if detail else ''}"
 
 
 def last_error(log: str) -> str:

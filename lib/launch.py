@@ -1,8 +1,8 @@
 """Start a vLLM server, wait until it really answers, stop it and everything that it started.
 
 A server is named by a *spec*: `embedded` (real vLLM with the small model in data/models), a URL, a model
-(hub id or folder), or `auto`: the one that WORKBOOK_SERVER names, else `embedded`. Either way the result is
-a `lib.server.Server`.
+(hub id or folder), `shape:MODEL` (its architecture with random weights: lib.model_shape), or `auto`: the one
+that WORKBOOK_SERVER names, else `embedded`. Either way the result is a `lib.server.Server`.
 """
 import argparse
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from lib import DATA, OUTPUTS, ROOT, machine, troubles
+from lib import DATA, OUTPUTS, ROOT, machine, model_shape, troubles
 from lib.errors import UserError
 from lib.progress import progress
 from lib.rundir import write_json
@@ -42,10 +42,7 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
 
     `folder` takes the log and server.json. Raises UserError, in one line, when it cannot be had.
     """
-    try:
-        flags = shlex.split(flags) if isinstance(flags, str) else list(flags)
-    except ValueError as error:
-        raise UserError(f"the flags cannot be read ({error}): mend the quotes")
+    flags = words(flags)
     if spec == "auto":
         spec = os.environ.get("WORKBOOK_SERVER") or "embedded"
     if spec.startswith(("http://", "https://")):
@@ -54,8 +51,9 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
         return connect(spec, folder=folder)
     if spec == "embedded":
         return start(str(EMBEDDED), [*_embedded_flags(), *flags], folder, embedded=True)
-    if spec.startswith("shape:"):
-        raise UserError(f"{spec}: architecture-only models are not available yet; name a model id, a folder or a URL")
+    if spec.startswith(model_shape.PREFIX):
+        made = model_shape.make(spec.removeprefix(model_shape.PREFIX))
+        return start(str(made), [*_shape_flags(spec), *flags], folder, spec=spec)
     if "://" in spec:
         raise UserError(f"server {spec!r} is no URL that this workbook speaks: it starts with http:// or https://")
     if spec.startswith(("/", "./", "../", "~")):
@@ -63,6 +61,14 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
         if not Path(spec, "config.json").is_file():
             raise UserError(f"the model was not found ({spec} holds no config.json): check the path of its folder")
     return start(spec, flags, folder)
+
+
+def words(flags: str | list) -> list:
+    """vLLM's flags as a list of words. Raises UserError for a quote that does not end."""
+    try:
+        return shlex.split(flags) if isinstance(flags, str) else list(flags)
+    except ValueError as error:
+        raise UserError(f"the flags cannot be read ({error}): mend the quotes")
 
 
 def _embedded_flags() -> list:
@@ -77,9 +83,17 @@ def _embedded_flags() -> list:
     return flags + ["--dtype", "float32", "--distributed-executor-backend", "uni"]
 
 
+def _shape_flags(spec: str) -> list:
+    """Random weights, and a name that says so wherever it is shown."""
+    return ["--load-format", "dummy", "--served-model-name", spec]
+
+
 def command_line(spec: str, flags: list) -> str:
     """The command that starts a server as this workbook does, to copy: from the checkout, on the usual port, without key."""
     model = str(EMBEDDED) if spec == "embedded" else spec
+    if spec.startswith(model_shape.PREFIX):
+        model = str(model_shape.make(spec.removeprefix(model_shape.PREFIX)))
+        flags = [*_shape_flags(spec), *flags]
     env = {name: value for name, value in _environment(model, "").items() if os.environ.get(name) != value and name != "VLLM_API_KEY"}
     env["PYTHONPATH"] = env["PYTHONPATH"].replace(f"{ROOT}/", "").replace(str(ROOT), ".")
     words = [*(_embedded_flags() if spec == "embedded" else []), *without_key(flags)]
@@ -125,9 +139,10 @@ class GuardedProcess:
         self._guard.wait()
 
 
-def start(model: str, flags: list, folder: Path | None = None, embedded: bool = False) -> Server:
+def start(model: str, flags: list, folder: Path | None = None, embedded: bool = False,
+          spec: str | None = None) -> Server:
     """Start `python -m vllm.entrypoints.openai.api_server` with exactly these flags and wait until it has
-    answered a real one-token request.
+    answered a real one-token request. `spec`: what the server was named by, if not by its model.
 
     It listens on 127.0.0.1 and a free port unless the flags say otherwise, asks for a random key, and ends
     with this process, however this process ends. Raises UserError with cause and remedy when it dies.
@@ -155,7 +170,7 @@ def start(model: str, flags: list, folder: Path | None = None, embedded: bool = 
         raise
     server.process, server.log, server.embedded, server.flags = process, log, embedded, without_key(flags)
     server.started_in_s = round(time.monotonic() - began, 1)
-    server.spec = "embedded" if embedded else model
+    server.spec = "embedded" if embedded else spec or model
     write_json(folder / "server.json", {"url": url, "model": server.model, "version": server.version, "flags": server.flags,
                                         "embedded": embedded, "started_in_s": server.started_in_s, "spec": server.spec,
                                         "pid": process.pid})

@@ -19,13 +19,13 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
-from lib import DATA, NOTEBOOKS, OUTPUTS, bench, cluster, launch, preflight, report, schedule
+from lib import DATA, NOTEBOOKS, OUTPUTS, bench, cluster, launch, preflight, report, schedule, tuning_run
 from lib.errors import UserError
 from lib.progress import mirrored
 from lib.rundir import RunDir, write_text
 
 PROFILES = DATA / "profiles"
-REPORT = "09_report"
+REPORT, TUNING = "09_report", "06_tuning"
 APART = ("10_compare",)  # made of finished runs, by a command of its own
 OURS = ("server", "run_name")  # parameters that the runner itself sets
 
@@ -78,6 +78,8 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
                             f"{', '.join(n for n in declared if key in declared[n])} does")
         merged[key] = _typed(key, value, known[key])
     preflight.check(**merged)
+    if TUNING in chosen and not launch.is_url(server):  # hours may pass before that notebook could tell
+        tuning_run.checked(merged.get("configurations", known["configurations"]), merged.get("tuning_model") or server, launch.words(flags))
     if load:
         cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")

@@ -65,16 +65,20 @@ class Tuning:
 def prepare(desk: Bench, listed: list, load: Load, model: str = "") -> Tuning:
     """Read and check the list of configurations, before anything is started. `model`: what to start, if the server at hand
     does not say. Raises UserError for what cannot be."""
-    found = configurations.read(listed)
     server = desk.server
     spec = model or server.spec
     if spec is None:
+        configurations.read(listed)
         return Tuning(desk, [Configuration("baseline", why="the server as it runs", letter="A")], load, None)
     inherited = server.flags[len(launch._embedded_flags()):] if server.embedded else server.flags
+    return Tuning(desk, checked(listed, spec, inherited), load, spec)
+
+
+def checked(listed: list, spec: str, flags: list) -> list[Configuration]:
+    """A list of configurations for a server of `spec` that has these flags, as it would be started here. Raises UserError."""
     devices = 1 if machine.serves_on_cpu() else len(machine.gpus())
-    todo = configurations.checked(found, inherited, vllm_flags.known(), devices,
-                                  str(launch.EMBEDDED) if spec == "embedded" else spec)
-    return Tuning(desk, todo, load, spec)
+    return configurations.checked(configurations.read(listed), flags, vllm_flags.known(), devices,
+                                  str(launch.EMBEDDED) if spec in ("embedded", "auto") else spec)
 
 
 def scope(todo: Tuning) -> str:
@@ -148,9 +152,8 @@ async def row_of(todo: Tuning, server, name: str, before_gib: float) -> dict:
     if load.questions and not getattr(server, "untrained", False):
         each = math.ceil(load.questions / len(QUESTIONS))
         asked = probes.questions(QUESTIONS, each, load.seed)
-        async with server.client() as client:
-            answered = await probes.ask(client.openai, server.model, asked, load.streams)
-        desk.run.write_rows(f"{name}.questions", answered)
+        await desk.measure(f"{name}.questions", probes.requests(asked), load.streams)
+        answered = probes.judged(asked, desk.run.requests_file(f"{name}.questions"))
         row["answers"] = "".join("1" if a["correct"] else "0" for a in answered)
     return row
 

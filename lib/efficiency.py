@@ -21,14 +21,16 @@ TABLE = "limits"  # the figures' table in the report
 
 @dataclass(frozen=True)
 class Share:
-    """measured: in `unit`, a time in ms or a rate. limit: of the machine, in the same unit. times: steps a second that the
-    measured value stands for, from which MBU and MFU follow."""
+    """measured: in `unit`, a time in ms or a rate. limit: of the machine, in the same unit. metric: of lib.metrics, whose
+    verdict counts. streams: that shared the server."""
 
     what: str
     measured: Estimate
     unit: str
     limit: float
     bound: Bound
+    metric: str
+    streams: int = 1
 
     @property
     def percent(self) -> Estimate:
@@ -51,17 +53,17 @@ def decoding(yard: Yardstick, series: Series, what: str = "decode speed of one u
     if yard.limit is None or not len(rows):
         return []
     bound = yard.limit.decode(series.streams or 1, _context(rows))
-    return [Share(what, stats.rate_mean(rows["decode_tps"]), "tokens/s", 1 / bound.seconds, bound)]
+    return [Share(what, stats.rate_mean(rows["decode_tps"]), "tokens/s", 1 / bound.seconds, bound, "decode_tps", series.streams or 1)]
 
 
 def throughput(yard: Yardstick, series: Series, what: str) -> list[Share]:
     """Tokens/s of all streams beside the most that so many can get. A stream gets at most a token of each step, and a
     step reads the weights once, so that no waiting, prefilling or batching of any kind can bring more."""
-    rows = series.measured
-    if yard.limit is None or not len(rows) or not series.streams:
+    rows, rate = series.frame[series.frame["error"].isna()], series.summaries()["throughput_tps"]["mean"]
+    if yard.limit is None or not len(rows) or not series.streams or not math.isfinite(rate.value):
         return []
     bound = yard.limit.decode(series.streams, _context(rows))
-    return [Share(what, series.summaries()["throughput_tps"]["mean"], "tokens/s", series.streams / bound.seconds, bound)]
+    return [Share(what, rate, "tokens/s", series.streams / bound.seconds, bound, "throughput_tps", series.streams)]
 
 
 def first_token(yard: Yardstick, series: Series, what: str = "TTFT", rows: pd.DataFrame | None = None, cached_share: float | None = None,
@@ -75,17 +77,7 @@ def first_token(yard: Yardstick, series: Series, what: str = "TTFT", rows: pd.Da
     tokens = rows["prompt_tokens"].mean()
     share = (series.server.cached_share or 0.0) if cached_share is None else cached_share
     bound = yard.limit.prefill(tokens, tokens * share, (size,) if size else ())
-    return [Share(what, stats.mean(rows["ttft_s"]).scaled(1000), "ms", bound.seconds * 1000, bound)]
-
-
-def pictures(yard: Yardstick, rate: Estimate, rows: pd.DataFrame, size: tuple, what: str) -> list[Share]:
-    """Requests/s, each with a fresh picture of `size`, beside what computing them takes; that the weights must be read is
-    left out, for many share one reading."""
-    if yard.limit is None or not len(rows):
-        return []
-    bound = yard.limit.prefill(rows["prompt_tokens"].mean(), pictures=(size,))
-    bound = Bound(bound.bytes, bound.flops, 0.0, bound.compute_s, bound.compute_s)
-    return [Share(what, rate, "pictures/s", 1 / bound.seconds, bound)]
+    return [Share(what, stats.mean(rows["ttft_s"]).scaled(1000), "ms", bound.seconds * 1000, bound, "ttft_s", series.streams or 1)]
 
 
 def _context(rows: pd.DataFrame) -> float:
@@ -129,8 +121,7 @@ def verdict(share: Share) -> str:
 def publish(desk, series: Series, shares: list[Share]) -> None:
     """Enter shares and their limits as figures, under the verdict of their series' own metric."""
     for share in shares:
-        metric = "ttft_s" if share.unit == "ms" else "decode_tps" if share.what.startswith("decode") else "throughput_tps"
-        judged = series.verdicts()[metric] if verdict(share) == "possible" else verdict(share)
+        judged = series.verdicts()[share.metric] if verdict(share) == "possible" else verdict(share)
         slug = "_".join(share.what.lower().replace("×", "x").replace(",", "").split())
         enter = dict(notebook=desk.notebook, series=series.name, counts=series.counts, table=TABLE)
         desk.run.publish(f"limit.{slug}.share", f"{share.what}, of the limit", share.percent, "%", judged,
@@ -157,18 +148,16 @@ def words(yard: Yardstick, shares: list[Share]) -> str:
         elif share.percent.value < FAR:
             told.append(f"Of the {tables.number(took)} ms {_of(share)} only {tables.number(ms)} ms are reading and computing. The other "
                         f"{tables.number(took - ms)} ms pass elsewhere: in the server's Python, its scheduler, the start of many "
-                        f"small operations, the way to the client{_waiting(share)}. A faster memory would not help. ")
+                        f"small operations, the way to the client{', waiting for others' if share.streams > 1 else ''}. Faster "
+                        f"{'memory' if share.bound.by == 'memory' else 'arithmetic'} would not help. ")
         else:
-            told.append(f"{tables.number(took - ms)} of the {tables.number(took)} ms {_of(share)} are neither reading nor computing at full speed. ")
+            told.append(f"{tables.number(took - ms)} of the {tables.number(took)} ms {_of(share)} are neither reading nor computing at "
+                        "full speed. ")
     return "".join(told).strip()
 
 
 def _of(share: Share) -> str:
-    return "before the first token" if share.unit == "ms" else "of a step"
-
-
-def _waiting(share: Share) -> str:
-    return "" if share.what.startswith("decode") else ", waiting for others"
+    return "before the first token" if share.metric == "ttft_s" else "of a step"
 
 
 def of_machine(yard: Yardstick) -> str:

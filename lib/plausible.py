@@ -90,15 +90,15 @@ def memory() -> str:
     crossing = (1 / speed - read / small.machine.bandwidth(read)) / (1 / link - 1 / small.machine.bandwidth(read))
     told = (
         f"{card.model.name} has {card.model.parameters:,} weights, {tables.number(card.model.weight_bytes(DTYPE) / 1e9)} GB in 16 bits: "
-        f"{'they fit' if room else 'they do not fit'} the {card.machine.memory / 1e9:.0f} GB of a {card.machine.name}. At 90 % of it "
+        f"{'they fit' if room else 'they do not fit'} the {card.machine.memory / 1e9:.0f} GB of the {card.machine.name}. At 90 % of it "
         f"{room:,.0f} tokens of context fit beside them (work space not counted): {room / context:.1f} requests of the full "
         f"{context:,} tokens, {room / each:,.0f} of the article's. ")
     if "bf16" not in card.machine.flops:
-        told += f"A {card.machine.name} computes no bfloat16, which is the model's own dtype: vLLM's auto makes it float16 there. "
+        told += f"The {card.machine.name} computes no bfloat16, which is the model's own dtype: vLLM's auto makes it float16 there. "
     told += f"{small.model.name} takes {tables.number(weights / 1e9)} GB: "
     if weights > small.machine.memory:
-        return told + f"more than a {small.machine.name} holds."
-    return told + (f"it fits a {small.machine.name} without any offload, which then allows {tables.number(1 / small.decode(1, each).seconds)} tokens/s; "
+        return told + f"more than the {small.machine.name} holds."
+    return told + (f"it fits the {small.machine.name} without any offload, which then allows {tables.number(1 / small.decode(1, each).seconds)} tokens/s; "
                    f"{speed:g} are left where {tables.number(crossing / 1e9)} GB cross the link to the host for every token.")
 
 

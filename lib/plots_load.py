@@ -152,18 +152,19 @@ def over_time(found: pd.DataFrame, worst_at: list[float], died_s: float | None =
     return figure
 
 
-def against_limit(rungs: pd.DataFrame, limits: list[float], machine: str) -> Figure:
-    """Throughput by number of users under the line that the machine sets. rungs: lib.search.ladder's; limits: tokens/s,
-    one a rung."""
+def against_limit(rungs: pd.DataFrame, limits: dict[int, float], machine: str) -> Figure:
+    """Throughput by number of users under the line that the machine sets. rungs: lib.search.ladder's; limits: tokens/s by
+    number of users, of those rungs that have one."""
+    rungs = rungs[rungs["streams"].isin(list(limits))]
     figure, axes = _axes("Throughput, and what the machine allows", "users at once", "tokens/s together", 3.6)
-    streams, seen = rungs["streams"], rungs["throughput_tps"]
-    axes.plot(streams, limits, "--", color=ACCENT, lw=1.8, label=f"limit: {machine}")
-    _line(axes, rungs, "throughput_tps", "measured, with the share of the limit")
+    streams, seen, top = list(rungs["streams"]), list(rungs["throughput_tps"]), [limits[n] for n in rungs["streams"]]
+    axes.plot(streams, top, "--", color=ACCENT, lw=1.8, label=f"limit of this {machine}")
+    _line(axes, rungs, "throughput_tps", "measured, and its share of the limit")
     _log(axes)
-    axes.set_ylim(min(seen.min(), min(limits)) / 2, max(limits) * 3)
-    axes.fill_between(streams, limits, axes.get_ylim()[1], color=LIGHT, alpha=0.35, lw=0, label="impossible")
-    for n, value, limit in zip(streams, seen, limits):
-        axes.annotate(f"{100 * value / limit:.2g} %", (n, value), textcoords="offset points", xytext=(0, -15), ha="center", fontsize=9)
+    axes.set_ylim(min(seen) / 2.5, max(top) * 6)
+    axes.fill_between(streams, top, axes.get_ylim()[1], color=LIGHT, alpha=0.35, lw=0, label="impossible")
+    for n, value, limit in zip(streams, seen, top):
+        axes.annotate(f"{100 * value / limit:.2g} %", (n, value), textcoords="offset points", xytext=(0, -16), ha="center", fontsize=9)
     _users(axes, streams)
     axes.legend(loc="upper left", fontsize=9)
     return figure

@@ -27,9 +27,9 @@ class Yardstick:
     machine: dict | None = None
 
 
-def yardstick(desk, gpu: str = "") -> Yardstick:
+def yardstick(desk, gpu: str = "", anew: bool = False) -> Yardstick:
     """The limit of the server of lib.bench.Bench on the machine that it runs on; the machine is measured once a run, while
-    nothing is asked of the server. gpu: a name of data/gpus.yaml, for a server on another machine; the run keeps it.
+    nothing is asked of the server. gpu: a name of data/gpus.yaml, for a server on another machine; the run keeps it. anew: measure, whatever the run holds.
 
     Raises UserError for a GPU that is not known; whatever else is missing ends in a Yardstick without a limit.
     """
@@ -48,7 +48,7 @@ def yardstick(desk, gpu: str = "") -> Yardstick:
         if sheet:
             return Yardstick(Limit(model, dtype, sheet, kv_dtype, shards, replicas),
                              notes=(*notes, f"bandwidth and FLOP/s are those of the datasheet of the {sheet.name}"))
-        found = _of_this_machine(desk, limits.base(dtype))
+        found = _of_this_machine(desk, limits.base(dtype), anew)
         limit = Limit(model, dtype, roofline.measured(found), kv_dtype, shards, replicas)
         beside = roofline.datasheet_of(found["device"])
         return Yardstick(limit, "", beside and Limit(model, dtype, beside, kv_dtype, shards, replicas), tuple(notes), found)
@@ -56,14 +56,14 @@ def yardstick(desk, gpu: str = "") -> Yardstick:
         return Yardstick(None, str(error))
 
 
-def _of_this_machine(desk, dtype: str) -> dict:
+def _of_this_machine(desk, dtype: str, anew: bool) -> dict:
     """roofline.json of the run, measured where there is none for this dtype and as many threads."""
     if urlsplit(desk.server.url).hostname not in ("127.0.0.1", "localhost", "::1"):
         raise UserError("limit not measurable here: the server runs on another machine; name its GPU with -p gpu NAME "
                         f"({', '.join(roofline.datasheets())})")
     threads = launch.cpu_threads() if desk.server.started_in_s else machine.usable_cores()
     path = desk.run.path / "roofline.json"
-    found = rundir.read_json(path, None)
+    found = None if anew else rundir.read_json(path, None)
     if not found or (found["dtype"], found["asked_threads"]) != (dtype, threads):
         found = roofline.measure(dtype, threads) | {"asked_threads": threads}
         rundir.write_json(path, found)

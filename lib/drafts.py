@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from lib import sentences
+from lib import claim_words, provenance, sentences
 from lib.compare_runs import PASSING
 from lib.sentences import Block, Line, Source, clean
 
@@ -85,6 +85,36 @@ def _left_out(source: Source, plots: dict) -> list[Block]:
     missing = [s["title"][source.lang] for s in source.words["sections"] if s.get("mode") and s["notebook"] not in measured]
     between = "、" if source.lang == "zh" else "; "
     return [Block("text", [Line([_w(source, "left_out").replace("{modes}", between.join(missing))])])] if missing else []
+
+
+def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[str]]:
+    """A table of somebody's claims that this run settles, and which it does not; and what it repeats word for word.
+    held: of lib.claim_rules, in the draft's language; about: whose claims they are.
+
+    A reason stands there only if this run's own figures carry all of its numbers: limits and ratios that were worked out
+    from them are in the report.
+    """
+    rows, said, left = [], {clean(about)}, []
+    for claim in held:
+        words, told = clean(claim.claim.zh if source.lang == "zh" and claim.claim.zh else claim.claim.en), claim_words.VERDICTS[claim.verdict]
+        checks = [*claim.claim.checks, *claim.claim.evidence]
+        wanted = "; ".join(dict.fromkeys(filter(None, (claim_words.claimed(c, source.lang) for c in checks))))
+        quotes = [words, wanted, *(clean(text) for c in checks for text in (c.means, c.documented) if text)]
+        said |= set(quotes)
+        if claim.verdict == "untestable":
+            left.append(words)
+            continue
+        sources = ["run:facts.server", *(i for c in checks for i in (c.figure, c.over) if i in source.figures)]
+        line = Line([words, wanted or "–", told[LANGUAGES.index(source.lang)]], sources, quotes)
+        why = [reason for reason in map(clean, claim.reasons) if provenance.said(Line([reason], sources, quotes), source.figures, source.info)]
+        line.cells.append(("；" if source.lang == "zh" else "; ").join(why) or _w(source, "computed"))
+        rows.append(line)
+    if not rows:
+        return [], said
+    lead = Block("text", [Line([_w(source, "of_claims").replace("{source}", clean(about))], quotes=[clean(about)])])
+    rest = Block("list", [Line([words], quotes=[words]) for words in left])
+    open_ = [Block("text", [Line([_w(source, "untestable")])]), rest] if left else []
+    return _under(source, "claims", [lead, *sentences.table(source, ["claim", "claimed", "verdict", "because"], rows), *open_]), said
 
 
 def _facts(source: Source) -> list[Block]:

@@ -35,11 +35,17 @@ def check(blocks: list[Block], figures: dict, info: dict, units: dict[str, str],
     return seen
 
 
+def said(line: Line, figures: dict, info: dict) -> bool:
+    """Whether the sources of a line carry all its numbers, whatever their units."""
+    free, united = published(line, figures, info)
+    return {found for found, _ in numbers(line, {})} <= free | {n for n, _ in united}
+
+
 def numbers(line: Line, units: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Each number of a line with the unit that follows it, "" if none does; quoted words are skipped."""
     text = "\n".join(line.cells)
     for quote in sorted(filter(None, line.quotes), key=len, reverse=True):
-        text = re.sub(rf"(?<![\w.]){re.escape(quote)}(?![\w.])", "\0", text)
+        text = re.sub(rf"(?<![\w.]){re.escape(quote)}(?!\w|\.\d)", "\0", text)
     longest_first = sorted(filter(None, units), key=len, reverse=True)
     after = re.compile(rf" ?({'|'.join(map(re.escape, longest_first)) or '(?!)'})(?![A-Za-z/])")
     for match in NUMBER.finditer(text):

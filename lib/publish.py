@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from bs4 import BeautifulSoup
 
-from lib import compare_runs, drafts, provenance, rundir, secrets, without_code
+from lib import claim_rules, claims, compare_runs, drafts, provenance, rundir, secrets, without_code
 from lib.errors import UserError
 from lib.rundir import RunDir, read_json
 from lib.sentences import Source, clean
@@ -53,10 +53,11 @@ def publish(name: str, lang: str = "en", format: str = "md") -> Path:
 def _draft(run: RunDir, figures: dict, info: dict, plots: dict, lang: str, format: str) -> dict[str, str | bytes]:
     words, answers = drafts.words(), _answers(run)
     source = Source(lang, figures, info, words)
-    blocks = drafts.compose(source, plots, answers)
+    settled, repeated = _claims(run, source)
+    blocks = drafts.compose(source, plots, answers, settled)
     units = {source.word("units", clean(f["unit"])): f["unit"] for f in figures.values()}
     units |= {f["unit"]: f["unit"] for f in figures.values()} | {"%": "%"}
-    provenance.check(blocks, figures, info, units, _quotable(info, figures, answers))
+    provenance.check(blocks, figures, info, units, _quotable(info, figures, answers) | repeated)
     pictures = {block.file: _picture(run, block.file) for block in blocks if block.kind == "plot"}
     if format == "html":
         page = drafts.page(blocks, lang, pictures)
@@ -119,6 +120,17 @@ def _answers(run: RunDir) -> list[dict]:
         if rows:
             return rows
     return []
+
+
+def _claims(run: RunDir, source: Source) -> tuple[list, set[str]]:
+    """What the run says of the claims that it was given, else of those that the workbook answers."""
+    own = run.path / "claims.yaml"
+    try:
+        made = claims.load(str(own) if own.exists() else "article")
+        return drafts.claimed(source, claim_rules.hold(made, run, source.lang), made.source)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError) as error:
+        raise UserError(f"run {run.name}: the claims cannot be held against it ({type(error).__name__}: {clean(error, 80)}): changed by hand, "
+                        "or written by another version of the workbook")
 
 
 def _quotable(info: dict, figures: dict, answers: list[dict]) -> set[str]:

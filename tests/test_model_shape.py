@@ -1,4 +1,5 @@
 """`shape:MODEL`: a published architecture, made here, that vLLM loads, and that says of itself that it knows nothing."""
+import asyncio
 import json
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import sys
 import pytest
 import tokenizers
 
-from lib import launch, limits, model_shape, pixels, workloads
+from lib import bench, launch, limits, model_shape, pixels, report, runner, server as servers, workloads
 from lib.errors import UserError
 
 NAME = "Qwen3-VL-2B-Instruct"
@@ -85,3 +86,53 @@ def test_an_unknown_shape_is_told_in_one_line_that_names_the_known_ones():
     said = str(error.value)
     assert "\n" not in said and all(f"shape:{name}" in said for name in model_shape.published())
     assert said.endswith(f"did you mean shape:{NAME}?")
+
+
+# -- for real: vLLM serves it, cut to a size that a CPU carries -----------------------------------------
+CUT = json.dumps({
+    "text_config": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "vision_config": {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 128,
+                      "deepstack_visual_indexes": [1]}})
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    flags = ["--hf-overrides", CUT, *launch._embedded_flags()]
+    with launch.open_server(f"shape:{NAME}", flags, tmp_path_factory.mktemp("shape-server")) as running:
+        yield running
+
+
+def test_whoever_meets_the_server_is_told_that_its_weights_are_random(served, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_API_KEY", served.api_key)
+    for server in (served, servers.connect(served.url)):  # one that knows the flags, one that does not
+        assert server.untrained and server.model == f"shape:{NAME}"
+        about = bench.describe(server)
+        assert "random weights" in about["note"] and "random weights" in about["facts"]["model"]
+
+
+def test_a_trained_server_is_not_called_untrained(server):
+    assert not server.untrained and "random" not in bench.note(server)
+
+
+def test_no_token_of_an_answer_is_lost(served):
+    async def answers():
+        async with served.client() as client:
+            return [await client.chat(request) for request in workloads.explain_ai(4, 50, 0.7, 1)]
+
+    for record in asyncio.run(answers()):
+        assert (record.error, record.output_tokens) == (None, 50)
+        assert len(record.text.split()) > 40, "a made-up word for nearly every token"
+
+
+def test_health_check_and_pictures_are_measured_and_nothing_is_judged(served, monkeypatch, run_name):
+    monkeypatch.setenv("WORKBOOK_API_KEY", served.api_key)
+    few = {"picture_requests": 4, "picture_answer": 8, "picture_sizes": ["128x128", "224x224", "320x320"], "size_repeats": 3,
+           "picture_most": 1, "picture_rounds": 3, "picture_streams": [1], "ocr_pictures": 6, "ocr_streams": 2}
+    folder, well = runner.run(runner.plan("smoke", served.url, ["01", "05"], few, name=run_name))
+    assert well, folder.info()["notebooks"]
+    for page in ("html/01_health_check.html", "html/05_multimodal.html", "report.html"):
+        said = report.as_text(folder.path / page)
+        assert "random weights" in said, page
+        assert page == "report.html" or said.count("Not judged") >= 2, "each place says so where the answers would stand"
+    assert not [figure["name"] for figure in folder.figures().values() if "right answers" in figure["name"]]
+    assert not (folder.path / "requests" / "probes.jsonl").exists(), "no question was sent"

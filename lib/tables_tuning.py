@@ -84,8 +84,9 @@ def noise(found: pd.DataFrame) -> str:
         if drift is not None:
             told = (f"; from the first start to the last it {'drifted' if drift.high < 1 or drift.low > 1 else 'shows no drift'} "
                     f"(×{drift.value:.2f} [{drift.low:.2f}, {drift.high:.2f}])")
-        out.append(f"- **{METRICS[key].name}**: starts of one command differ by {about['spread']:.1%} (standard deviation, {about['df']} degrees of "
-                   f"freedom), so that a difference of less than about {widths.median():.0%} is not shown{told}.")
+        differ = f"differ by {about['spread']:.1%} (standard deviation)" if about["spread"] > 1e-6 else "do not differ"
+        out.append(f"- **{METRICS[key].name}**: beyond what their requests explain, starts of one command {differ}; with "
+                   f"{about['df']} degrees of freedom a difference of less than about {widths.median():.0%} is not shown{told}.")
     return "\n".join(out) or "With so few starts nothing is known of how starts of one command differ: no difference can be shown."
 
 

@@ -6,19 +6,18 @@ start on each side is too narrow, however many requests it has. Here each start 
 number y for each metric, and
 
     log y_i = m_c(i) + b t_i + e_i,    t_i: the place of the start in the order, e_i independent with variance v_i
+    v_i = τ² + w_i²                    w_i: relative standard error of y_i from its own requests
+    Σ r_i² / v_i = df                  fixes τ², the variance between starts; r_i: residuals, df = starts - configurations - 1
 
-is fitted by least squares. The baseline is started again and again between the others (A B A C A …), so that the
-line b t takes up what drifts, and the spread of starts of the same configuration around the fit is the noise floor:
+is fitted by least squares weighted with 1 / v_i: a meta-regression, in which each start is a study (Paule and Mandel, J. Res.
+NBS 87, 1982, for τ²; Knapp and Hartung, Statistics in Medicine 22, 2003, for Student's t). The baseline is started again
+and again between the others (A B A C A …), so that the line b t takes up what drifts, and the scatter of starts of one
+configuration around the fit is the noise floor. A start that something disturbed scatters in itself, has a large w,
+and counts for less. All configurations lend their repeated starts to τ, so one that was started once has an interval, too:
 
-    s² = RSS / df                             df = starts - configurations - 1 (for b)
-    v_i = s² + max(0, w_i² - mean within)     w_i: relative standard error of y_i from its own requests
-    ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Σ L_i² v_i))
+    ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Var(m_c - m_A)))
 
-L is the row of the least-squares operator for m_c - m_A (Draper and Smith, Applied Regression Analysis, 1998,
-chapters 5 and 9), "mean within" the mean of the w_i² that stand behind RSS: a start whose own requests scatter more than
-those of the starts that were repeated is believed less. All configurations lend their repeated starts to s, so one
-that was started once has an interval, too. With fewer than two degrees of freedom left the
-drift is not fitted, and with none there is no interval and no verdict.
+With fewer than two degrees of freedom left the drift is not fitted, and with none there is no interval and no verdict.
 
 A configuration's verdicts on throughput, TTFT and TPOT hold together in 95 of 100 cases: each interval is the
 98.3 % one (Bonferroni). How often equal servers are called different is tested on recorded starts.
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import optimize
 from scipy import stats as scipy_stats
 
 from lib import compare, stats
@@ -60,6 +60,7 @@ METRICS = {  # column of the starts -> what it is
 }
 SPEED = ("throughput_tps", "ttft_s", "tpot_s")
 LEVEL = 1 - (1 - stats.LEVEL) / len(SPEED)
+TINY = 1e-14  # a variance: what does not vary at all is as sure as rounding lets it be
 MET = 0.95  # of the requests meet both targets, or a configuration does not keep them
 
 
@@ -103,32 +104,47 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
     if BASELINE not in names:
         return out
     y = np.log(rows[metric].to_numpy(dtype=float))
-    within = rows.get(f"{metric}_error", pd.Series(0.0, rows.index)).fillna(0.0).to_numpy(dtype=float) ** 2
+    within = rows.get(f"{metric}_error", pd.Series(0.0, rows.index)).astype(float)
+    within2 = within.fillna(within.max()).fillna(0.0).to_numpy() ** 2  # an error that could not be told is no small one
     place = rows["place"].to_numpy(dtype=float)
     design = (rows["name"].to_numpy()[:, None] == np.array(names)).astype(float)
     drift = len(y) - len(names) - 1 >= 2
     if drift:
         design = np.column_stack([design, place - starts["place"].mean()])
-    operator = np.linalg.pinv(design)
-    fitted, free = operator @ y, 1 - np.diag(design @ operator)
-    df = len(y) - np.linalg.matrix_rank(design)
-    mean_within = float(free @ within / df) if df else math.nan
-    spread2 = float(((y - design @ fitted) ** 2).sum() / df) if df else math.nan
-    variance = spread2 + np.maximum(0, within - mean_within)
-    reach = float(scipy_stats.t.ppf((1 + level) / 2, df)) if df else math.nan
+    df = len(y) - design.shape[1]
+    between2 = _between(y, design, within2, df)
+    variance = np.maximum(between2 + within2, TINY)
+    operator = _operator(design, variance)
+    fitted, reach = operator @ y, float(scipy_stats.t.ppf((1 + level) / 2, df)) if df > 0 else math.nan
 
     def estimate(row: np.ndarray, scale: float = 1.0) -> Estimate:
         centre, half = scale * float(row @ y), abs(scale) * reach * math.sqrt(float(row**2 @ variance))
-        half = 0.0 if half < 1e-9 else half  # nothing but rounding
+        half = 0.0 if half < 1e-6 else half  # nothing but rounding
         return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), len(y))
 
     for k, name in enumerate(names):
         e = estimate(operator[k] - operator[names.index(BASELINE)])
         out.loc[name] = [math.exp(fitted[k]), e.value, e.low, e.high, int((rows["name"] == name).sum()),
                          _verdict(e, METRICS[metric].better) if name != BASELINE else "–"]
-    out.attrs = {"spread": math.sqrt(spread2) if df else math.nan, "df": df,
+    out.attrs = {"spread": math.sqrt(between2), "df": df,
                  "drift": estimate(operator[-1], float(np.ptp(place))) if drift else None}
     return out.astype({c: float for c in ("value", "ratio", "low", "high")})
+
+
+def _operator(design: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """The rows that make each coefficient of y, by least squares weighted with 1 / variance."""
+    weight = 1 / np.sqrt(variance)
+    return np.linalg.pinv(design * weight[:, None]) * weight
+
+
+def _between(y: np.ndarray, design: np.ndarray, within2: np.ndarray, df: int) -> float:
+    """τ², the variance between starts, so that the weighted squares of the residuals add to df; 0 where they are less without it."""
+    def excess(between2: float) -> float:
+        variance = np.maximum(between2 + within2, TINY)
+        return float(((y - design @ (_operator(design, variance) @ y)) ** 2 / variance).sum()) - df
+
+    high = float(np.var(y)) * len(y) + TINY
+    return float(optimize.brentq(excess, 0.0, high)) if df > 0 and excess(0.0) > 0 > excess(high) else 0.0
 
 
 def _verdict(e: Estimate, better: str | None) -> str:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from lib import compare, roofline, tables
+from lib import roofline, tables
 from lib.errors import UserError
 from lib.limits import Limit, Model
+from lib.rundir import read_json
 from lib.stats import Estimate
 
 NO_PRICE = "No price given: with -p price_per_hour 6.5 -p currency yuan this says what the tokens and pictures cost."
@@ -67,33 +68,52 @@ def words(price: Price | None, rates: dict[str, tuple[Estimate, int]]) -> str:
     return f"At {price.shown(price.per_hour)} an hour {' and '.join(parts)}, if the machine is kept as busy as it was."
 
 
-def break_even(price_a: float, a: Estimate, b: Estimate) -> Estimate:
-    """The price per hour at which machine b with rate `b` costs as much for the same work as a with rate `a` at
-    `price_a`: below it b is cheaper. With the interval of the rates' ratio."""
-    return compare.ratio_of(a, b).scaled(price_a)
+def break_even(ratio: Estimate, first: Price | None = None, second: Price | None = None) -> str:
+    """What a second machine may cost beside a first, in a sentence: at that price the same work costs as much on both.
+    ratio: of the second's rate to the first's."""
+    if first is None or (second and second.currency != first.currency):
+        return f"the second costs as much for the same work at {tables.with_interval(ratio)} times the hourly price of the first"
+    worth = ratio.scaled(first.per_hour)
+    told = f"beside {first.shown(first.per_hour)} an hour for the first, the second is worth up to {tables.with_interval(worth)} {first.currency}".strip()
+    if second is None:
+        return told
+    asked = f"{told}; it costs {second.shown(second.per_hour)}: "
+    if worth.low <= second.per_hour <= worth.high or not math.isfinite(worth.low):
+        return f"{asked}no difference in cost shown"
+    return f"{asked}for this work the {'second' if second.per_hour < worth.value else 'first'} is cheaper"
 
 
-def dearer_pays(price_a: float, a: Estimate, price_b: float, b: Estimate) -> str:
-    """Which of two machines does the same work for less, in a sentence; whether the rates' intervals leave it open."""
-    worth = break_even(price_a, a, b)
-    open_ = math.isfinite(worth.low) and worth.low <= price_b <= worth.high
-    told = f"The second is worth up to {tables.with_interval(worth)} an hour beside {tables.number(price_a)} for the first; it costs {tables.number(price_b)}"
-    return told + (": no difference shown." if open_ else f": the {'second' if price_b < worth.value else 'first'} is cheaper for this work.")
+def between(rows: pd.DataFrame, runs: list) -> str:
+    """`break_even` of compared runs, by the throughput of the series with most of it. rows, runs: lib.compare_runs'."""
+    told = []
+    for run in runs[1:]:
+        of = rows[(rows["run"] == run.name) & (rows["unit"] == "tokens/s") & rows["ratio"].notna()] if len(rows) else rows
+        if len(of):
+            row = of.loc[of["a"].idxmax()]
+            ratio = Estimate(row["ratio"], row["low"], row["high"], int(min(row["n_a"], row["n_b"])))
+            told.append(f"{runs[0].name} (first) and {run.name} (second), by the throughput of {row['series']}: "
+                        f"{break_even(ratio, _of_run(runs[0]), _of_run(run))}.")
+    return "\n\n".join(told) or "Break-even: these runs have no throughput in common."
+
+
+def _of_run(run) -> Price | None:
+    kept = read_json(run.path / "run.json", {}).get("price") if run.path.is_dir() else None
+    return Price(kept["per_hour"], kept["currency"]) if kept else None
 
 
 def elsewhere(model: Model, dtype: str, streams: int, context: float, prompt: int, price: Price | None, here: str = "T4") -> pd.DataFrame:
     """What the GPUs of data/gpus.yaml could do with a model at most, and at which price per hour each would cost as much as
     `here` (at `price`, else as a ratio): by decoding for `streams` users, and by reading prompts of `prompt` tokens."""
-    limits = {name: Limit(model, dtype, roofline.datasheet(name)) for name in roofline.datasheets()}
-    start = limits[here]
+    cards = [Limit(model, dtype, roofline.datasheet(name)) for name in roofline.datasheets()]
+    start = Limit(model, dtype, roofline.datasheet(here))
     unit = f"{price.currency} an hour".strip() if price else f"times the price of a {here}"
     rows = []
-    for name, limit in limits.items():
-        room = limit.kv_room()
+    for limit in cards:
         decoding = limit.tokens_per_s(streams, context) / start.tokens_per_s(streams, context)
         prefilling = start.prefill(prompt).seconds / limit.prefill(prompt).seconds
         rows.append({
-            "GPU": limit.machine.name, "tokens of context that fit": room, f"tokens/s for {streams} users at most": limit.tokens_per_s(streams, context),
+            "GPU": limit.machine.name, "tokens of context that fit": limit.kv_room(),
+            f"tokens/s for {streams} users at most": limit.tokens_per_s(streams, context),
             f"worth for decoding, {unit}": decoding * (price.per_hour if price else 1),
             f"worth for prompts, {unit}": prefilling * (price.per_hour if price else 1)})
     return pd.DataFrame(rows)

@@ -144,7 +144,7 @@ def words(yard: Yardstick, shares: list[Share]) -> str:
         if verdict(share) != "possible":
             told.append(f"That is {verdict(share)}. ")
         elif share.percent.value >= NEAR:
-            told.append("Little more is to be had from settings; fewer bytes (quantization) or a faster machine would be. ")
+            told.append("Settings can bring little more; only fewer bytes (quantization) or a faster machine could. ")
         elif share.percent.value < FAR:
             told.append(f"Of the {tables.number(took)} ms {_of(share)} only {tables.number(ms)} ms are reading and computing. The other "
                         f"{tables.number(took - ms)} ms pass elsewhere: in the server's Python, its scheduler, the start of many "

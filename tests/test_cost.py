@@ -1,4 +1,5 @@
 """What it costs: money follows the rates and their intervals, and a price that cannot be is refused."""
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 from lib import cost, preflight, rundir, served
 from lib.cost import Price
 from lib.errors import UserError
+from lib.imported import Run
 from lib.stats import Estimate
 
 RATE = Estimate(100.0, 80.0, 125.0, 40)
@@ -43,14 +45,25 @@ def test_words_carry_price_currency_and_interval():
     assert "7.2 yuan an hour" in said and "20 [16, 25] yuan" in said
 
 
-def test_the_dearer_machine_pays_where_its_rate_is_as_many_times_higher():
-    worth = cost.break_even(5.0, RATE, Estimate(200.0, 180.0, 220.0, 40))
-    assert worth.value == pytest.approx(10) and 5 < worth.low < 10 < worth.high
-    faster = Estimate(200.0, 199.0, 201.0, 40)
-    exact = Estimate(100.0, 99.0, 101.0, 40)
-    assert "the second is cheaper" in cost.dearer_pays(5.0, exact, 8.0, faster)
-    assert "the first is cheaper" in cost.dearer_pays(5.0, exact, 12.0, faster)
-    assert "no difference shown" in cost.dearer_pays(5.0, exact, 10.0, faster)
+@pytest.mark.parametrize("second, words", [(8.0, "the second is cheaper"), (12.0, "the first is cheaper"), (10.0, "no difference in cost shown")])
+def test_the_dearer_machine_pays_where_its_rate_is_as_many_times_higher(second, words):
+    twice = Estimate(2.0, 1.9, 2.1, 40)
+    assert words in cost.break_even(twice, Price(5.0, "yuan"), Price(second, "yuan"))
+    assert "worth up to 10 [9.5, 10.5] yuan" in cost.break_even(twice, Price(5.0, "yuan"))
+    assert "2 [1.9, 2.1] times the hourly price" in cost.break_even(twice) == cost.break_even(twice, Price(5.0, "yuan"), Price(second, "dollars"))
+
+
+def test_two_runs_break_even_by_their_best_throughput_with_the_prices_they_keep(tmp_path):
+    runs = [Run(name, "workbook", "m", {}, {}, tmp_path / name) for name in "ab"]
+    for run, price in zip(runs, (5.0, 30.0)):
+        run.path.mkdir()
+        rundir.write_json(run.path / "run.json", {"price": {"per_hour": price, "currency": "yuan"}})
+    rows = pd.DataFrame([
+        {"run": "b", "series": series, "unit": unit, "a": a, "ratio": ratio, "low": ratio * 0.9, "high": ratio * 1.1, "n_a": 30, "n_b": 30}
+        for series, unit, a, ratio in (("one", "tokens/s", 40, 9.0), ("many", "tokens/s", 200, 4.0), ("many", "ms", 900, 0.2))])
+    said = cost.between(rows, runs)
+    assert "throughput of many" in said and "20 [18, 22] yuan" in said and "the first is cheaper" in said
+    assert "no throughput in common" in cost.between(rows.iloc[2:], runs) and "no throughput in common" in cost.between(pd.DataFrame(), runs)
 
 
 def test_gpus_are_worth_the_ratio_of_their_limits():

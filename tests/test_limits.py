@@ -276,7 +276,7 @@ def test_what_is_faster_than_the_machine_is_called_impossible_and_not_valid(two_
     assert "impossible" in efficiency.words(yard, shares)
 
 
-@pytest.mark.parametrize("slower, words", [(1.2, "Little more is to be had"), (3, "neither reading nor computing at full speed"),
+@pytest.mark.parametrize("slower, words", [(1.2, "Settings can bring little more"), (3, "neither reading nor computing at full speed"),
                                            (50, "Faster memory would not help")])
 def test_the_words_follow_the_share(two_b, slower, words):
     yard = served.Yardstick(Limit(two_b, "fp16", T4))

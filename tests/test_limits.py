@@ -2,6 +2,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 
 import nbformat
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import DATA, bench, efficiency, launch, limits, metrics, plausible, preflight, roofline, rundir, served
+from lib import DATA, ROOT, bench, efficiency, launch, limits, metrics, plausible, preflight, roofline, rundir, served
 from lib.errors import UserError
 from lib.limits import Limit, Machine
 from lib.series import Series
@@ -42,22 +44,33 @@ def test_published_models_have_the_published_number_of_parameters(name):
     assert served.model_published(name).parameters == served.published()[name]["parameters"]
 
 
-@pytest.mark.parametrize("model_type, more", [
+FAMILIES = [
     ("llama", {"tie_word_embeddings": True}), ("llama", {"attention_bias": True, "mlp_bias": True}), ("mistral", {}), ("qwen2", {}),
     ("qwen3", {"attention_bias": True}), ("qwen3", {"tie_word_embeddings": True}), ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     ("qwen3_moe", EXPERTS | {"mlp_only_layers": [0]}), ("qwen3_moe", EXPERTS | {"decoder_sparse_step": 2}),
     ("qwen3_vl", {"text_config": SMALL, "vision_config": VISION}),
     ("qwen3_vl_moe", {"text_config": SMALL | EXPERTS, "vision_config": VISION}),
-])
-def test_parameters_are_counted_as_transformers_counts_them(model_type, more):
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    config = AutoConfig.for_model(model_type, **(more if "text_config" in more else SMALL | more))
-    make = AutoModelForImageTextToText if "vision_config" in more else AutoModelForCausalLM
+]
+COUNT = """
+import json, sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+for model_type, options in json.loads(sys.argv[1]):
+    config = AutoConfig.for_model(model_type, **options)
+    make = AutoModelForImageTextToText if "vision_config" in options else AutoModelForCausalLM
     with torch.device("meta"):
         model = make.from_config(config)
-    assert limits.read(config.to_dict()).parameters == sum(p.numel() for p in model.parameters())
+    print(json.dumps([sum(p.numel() for p in model.parameters()), config.to_dict()], default=str))
+"""
+
+
+def test_parameters_are_counted_as_transformers_counts_them():
+    cases = [(kind, more if "text_config" in more else SMALL | more) for kind, more in FAMILIES]
+    done = subprocess.run([sys.executable, "-c", COUNT, json.dumps(cases)], capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"PYTHONPATH": str(ROOT / "lib" / "server_site")})  # which mends torchvision
+    assert done.returncode == 0, done.stderr[-2000:]
+    for (kind, _), line in zip(FAMILIES, done.stdout.splitlines(), strict=True):
+        count, config = json.loads(line)
+        assert limits.read(config).parameters == count, (kind, config)
 
 
 def test_an_expert_that_is_not_asked_is_stored_but_not_read():

@@ -34,6 +34,8 @@ def publish(name: str, lang: str = "en", format: str = "md") -> Path:
             raise UserError(f"there is no {what} {given!r}: {' or '.join(known)}")
     run = rundir.find(name)
     figures, info, plots = checked(run)
+    tuned = read_json(run.path / "tuning.json", {})
+    info |= {"tuning": {"recommended": tuned.get("recommended")}} if isinstance(tuned, dict) else {}
     if format == "ipynb":
         files = _notebooks(run, lang)
     else:

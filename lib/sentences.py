@@ -154,7 +154,7 @@ def sentence(source: Source, template: dict) -> Line | None:
         if what.startswith("run:"):
             found = clean(of_run(source.info, what[4:])) if how != "date" else of_run(source.info, what[4:])[:10]
             line.sources.append(what)
-            return found
+            return source.word("found", found)
         if what == "method:level":
             line.sources.append(what)
             return f"{stats.LEVEL * 100:.0f}"
@@ -293,16 +293,38 @@ def levels(source: Source) -> list[Block]:
     return table(source, ["users", *(f"level {m}" for m in wanted), "verdict"], rows)
 
 
+def _grid(source: Source, pattern: str, columns: tuple, title) -> list[Line]:
+    """A row for each `(row).(column)` that the ids have in `pattern`'s two groups. title: figure -> the row's name."""
+    rows = {}
+    for figure_id, figure in source.figures.items():
+        match = re.fullmatch(pattern, figure_id)
+        if match and figure["value"] is not None:
+            rows.setdefault(match[1], {})[match[2]] = (figure_id, figure)
+    lines = []
+    for there in rows.values():
+        cells = [with_interval(source, there[c][1], unit=c.endswith(("limit", "value"))) if c in there else "–" for c in columns]
+        lines.append(Line([title(next(iter(there.values()))[1]), *cells, doubt(source, [f["verdict"] for _, f in there.values()])],
+                          [i for i, _ in there.values()]))
+    return lines
+
+
+def consistency(source: Source) -> list[Block]:
+    """Conditions of 07: the share of answers that stayed the same, kept their meaning, are right."""
+    columns = ("same", "meaning", "right")
+    rows = _grid(source, r"(consistency_\w+)\.(same|meaning|right)", columns, lambda f: source.word("names", clean(f["name"]).partition(", ")[2]))
+    return table(source, ["condition", *columns, "verdict"], rows)
+
+
+def limits(source: Source) -> list[Block]:
+    """What was reached of the physical limits, and the limits."""
+    rows = _grid(source, r"(limit\..+)\.(share|limit)", ("share", "limit"), lambda f: metric_name(source, f))
+    return table(source, ["what", "of the limit", "limit", "verdict"], rows)
+
+
 def tuning(source: Source) -> list[Block]:
     """Configurations of 06: throughput, TTFT and TPOT of each, and the throughput as a ratio to the baseline's."""
-    rows, wanted = [], ("throughput_tps.value", "throughput_tps.to-the-baseline", "ttft_s.value", "tpot_s.value")
-    for letter in dict.fromkeys(i.split(".")[1] for i in source.figures if i.startswith("tuning.") and i.count(".") == 3):
-        found = {w: source.figures.get(f"tuning.{letter}.{w}") for w in wanted}
-        there = {w: f for w, f in found.items() if f and f["value"] is not None}
-        if there:
-            title = clean(next(iter(there.values()))["name"]).partition(": ")[0]
-            cells = [with_interval(source, there[w], unit=w.endswith("value")) if w in there else "–" for w in wanted]
-            rows.append(Line([title, *cells, doubt(source, [f["verdict"] for f in there.values()])], [f"tuning.{letter}.{w}" for w in there]))
+    columns = ("throughput_tps.value", "throughput_tps.to-the-baseline", "ttft_s.value", "tpot_s.value")
+    rows = _grid(source, rf"(tuning\.\w+)\.({'|'.join(columns)})", columns, lambda f: source.word("found", clean(f["name"]).partition(": ")[0]))
     return table(source, ["configuration", "throughput", "against the baseline", "TTFT", "TPOT", "verdict"], rows)
 
 
@@ -313,5 +335,5 @@ def replies(source: Source, rows: list[dict], most: int = 3) -> list[Block]:
     for row in wrong[:most] + right[: 2 * most - len(wrong[:most])]:
         said = clean(row.get("reply") or row.get("error") or "–", 160)
         quotes = [clean(row.get("question", "–"), 160), said, clean(row.get("expected", "–"), 160)]
-        lines.append(Line([*quotes, source.word("phrases", "right" if row.get("correct") else "wrong")], [], quotes))
+        lines.append(Line([*quotes, source.word("phrases", f"judged {'right' if row.get('correct') else 'wrong'}")], [], quotes))
     return table(source, ["question", "reply", "expected", "judged"], lines)

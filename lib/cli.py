@@ -14,7 +14,7 @@ from lib import NOTEBOOKS, OUTPUTS, errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Evaluates a vLLM server with notebooks and writes a report.")
-SERVER = "embedded, a URL, a model id or folder; auto: what WORKBOOK_SERVER names, else embedded"
+SERVER = "embedded, a URL, a model id or folder, shape:MODEL (random weights); auto: what WORKBOOK_SERVER names, else embedded"
 ServerOption = Annotated[str, typer.Option(help=SERVER)]
 LoadOption = Annotated[str, typer.Option(envvar="WORKBOOK_LOAD", help="a Ray cluster that sends the requests: ray, auto, "
                                          "HOST:PORT or ray://HOST:10001; this machine's processes unless told")]
@@ -61,15 +61,19 @@ def serve(
 
 @app.command()
 def lab(
+    folder: Annotated[Path, typer.Argument(help="the notebooks to open: the workbook's, or a folder with copies of them")] = NOTEBOOKS,
     server: ServerOption = "auto",
     flags: FlagsOption = "",
 ) -> None:
     """JupyterLab on the notebooks, with a server running; both end together."""
     from lib import launch, rundir
 
+    if not folder.is_dir():
+        raise errors.UserError(f"there is no folder {str(folder)!r}: name one that holds notebooks")
+    opened = ["--LabApp.default_url=/lab/tree/desk.ipynb"] if (folder / "desk.ipynb").exists() else []
     with launch.open_server(server, flags, rundir.RunDir("desk").path) as running:
         env = os.environ | {"WORKBOOK_SERVER": running.url, "WORKBOOK_API_KEY": running.api_key or ""}
-        subprocess.run([sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--notebook-dir={NOTEBOOKS}",
+        subprocess.run([sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--notebook-dir={folder}", *opened,
                         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=",
                         *(["--allow-root"] if os.getuid() == 0 else [])], env=env, check=False)
 

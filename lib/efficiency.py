@@ -153,7 +153,11 @@ def words(yard: Yardstick, shares: list[Share]) -> str:
         else:
             told.append(f"{tables.number(took - ms)} of the {tables.number(took)} ms {_of(share)} are neither reading nor computing at "
                         "full speed. ")
-    return "".join(told).strip()
+    return "".join(told).strip() + _supposed(yard)
+
+
+def _supposed(yard: Yardstick) -> str:
+    return "".join(f" Supposed: {note}." for note in yard.notes)
 
 
 def _of(share: Share) -> str:
@@ -182,7 +186,7 @@ def of_machine(yard: Yardstick) -> str:
         told += (f" The datasheet of the {there.name} says {tables.number(there.bandwidth(each) / 1e9)} GB/s and "
                  f"{tables.number(there.peak(limit.dtype) / 1e9)} GFLOP/s: {rate / there.bandwidth(each):.0%} and "
                  f"{limit.machine.peak(limit.dtype) / there.peak(limit.dtype):.0%} of it were measured.")
-    return told + "".join(f" Supposed: {note}." for note in yard.notes)
+    return told + _supposed(yard)
 
 
 def machine_table(found: dict | None) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import DATA, ROOT, bench, efficiency, launch, limits, metrics, plausible, preflight, roofline, rundir, served
+from lib import DATA, ROOT, bench, efficiency, launch, limits, machine, metrics, plausible, preflight, roofline, rundir, served
 from lib.errors import UserError
 from lib.limits import Limit, Machine
 from lib.series import Series
@@ -135,9 +135,9 @@ def test_a_sliding_window_bounds_what_is_read():
 
 
 def test_a_working_set_in_a_cache_is_bounded_by_the_caches_bandwidth():
-    machine = Machine("m", ((1e6, 90e9), (4e6, 100e9), (16e6, 60e9), (64e6, 20e9)), {"fp32": 1e11}, True)
-    assert machine.bandwidth(1.5e6) == 100e9, "a slower smaller set does not lower the bound"
-    assert [machine.bandwidth(size) for size in (5e6, 16e6, 63e6, 1e12)] == [100e9, 60e9, 60e9, 20e9]
+    cached = Machine("m", ((1e6, 90e9), (4e6, 100e9), (16e6, 60e9), (64e6, 20e9)), {"fp32": 1e11}, True)
+    assert cached.bandwidth(1.5e6) == 100e9, "a slower smaller set does not lower the bound"
+    assert [cached.bandwidth(size) for size in (5e6, 16e6, 63e6, 1e12)] == [100e9, 60e9, 60e9, 20e9]
 
 
 def test_gpus_share_and_copies_multiply(two_b):
@@ -163,11 +163,11 @@ def test_a_config_that_cannot_be_counted_is_told_in_one_line(config, words):
 # -- machines ----------------------------------------------------------------------------------------
 def test_every_datasheet_is_whole_and_names_its_source():
     for name, sheet in roofline.datasheets().items():
-        machine = roofline.datasheet(name)
-        assert sheet["source"] and sheet["tdp"] > 0 and machine.memory > machine.bandwidth(0) / 1e3
+        card = roofline.datasheet(name)
+        assert sheet["source"] and sheet["tdp"] > 0 and card.memory > card.bandwidth(0) / 1e3
         assert {"fp32", "fp16"} <= set(sheet["tflops"]) <= set(limits.BYTES)
-        assert machine.peak("fp16") > machine.peak("fp32")
-        assert all(roofline.datasheet_of(theirs) == machine for theirs in sheet["matches"])
+        assert card.peak("fp16") > card.peak("fp32")
+        assert all(roofline.datasheet_of(theirs) == card for theirs in sheet["matches"])
     assert roofline.datasheet("rtx 3060") == roofline.datasheet("RTX-3060")
     assert roofline.datasheet_of("NVIDIA GeForce RTX 3060 Ti") is None
 
@@ -185,9 +185,9 @@ def test_16_bits_are_computed_where_a_gpu_lacks_the_dtype():
 
 def test_this_machine_is_measured_and_a_failure_is_one_line(monkeypatch):
     found = roofline.measure("fp32", 1)
-    machine = roofline.measured(found)
-    assert machine.measured and all(row["per_s"] >= row["median_per_s"] > 0 for row in found["reads"] + found["multiplies"])
-    assert machine.bandwidth(1e6) >= machine.bandwidth(1e12) > 1e8 and machine.peak("fp32") > 1e8
+    here = roofline.measured(found)
+    assert here.measured and all(row["per_s"] >= row["median_per_s"] > 0 for row in found["reads"] + found["multiplies"])
+    assert here.bandwidth(1e6) >= here.bandwidth(1e12) > 1e8 and here.peak("fp32") > 1e8
     assert len(efficiency.machine_table(found)) == len(found["reads"]) + len(found["multiplies"])
     monkeypatch.setattr(roofline.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="not measurable here"):
@@ -235,6 +235,24 @@ def test_a_server_elsewhere_has_no_limit_unless_its_gpu_is_named_and_the_run_kee
     named = served.yardstick(desk, "l4")
     assert named.limit.machine.name == "NVIDIA L4" and served.yardstick(desk).limit == named.limit
     assert served.yardstick(Desk(run, "http://other.example")).limit is None, "a name belongs to one server"
+
+
+def test_the_machine_is_measured_once_a_run_with_the_servers_dtype_and_threads(run, monkeypatch):
+    asked = []
+
+    def measure(dtype, threads):
+        asked.append((dtype, threads))
+        row = [{"size": 1e6, "per_s": 1e11, "median_per_s": 1e11, "repeats": 3}]
+        return {"device": "some processor", "threads": threads, "dtype": dtype, "reads": row, "multiplies": row}
+
+    monkeypatch.setattr(roofline, "measure", measure)
+    started = Desk(run, "http://127.0.0.1:1", flags=["--dtype", "float32"])
+    started.server.started_in_s = 12.0
+    yards = [served.yardstick(started), served.yardstick(started)]
+    assert asked == [("fp32", launch.cpu_threads())] and yards[0] == yards[1] and yards[0].limit.dtype == "fp32"
+    served.yardstick(started, anew=True)
+    served.yardstick(Desk(run, "http://localhost:1"))  # not started here: its flags and threads are not known
+    assert asked[1:] == [asked[0], ("bf16", machine.usable_cores())]
 
 
 def test_a_model_whose_config_is_not_here_has_no_limit_and_the_notebook_goes_on(run):
@@ -325,8 +343,6 @@ def test_the_embedded_server_stays_below_its_limit_on_this_machine(finished_run)
     shares = {name: figure for name, figure in folder.figures().items() if name.startswith("limit.") and name.endswith(".share")}
     assert {figure["notebook"] for figure in shares.values()} >= {"02_single_request", "03_multi_turn", "04_concurrency", "05_multimodal"}
     assert all(0 < figure["value"] < 100 for figure in shares.values()), shares
-    found = json.loads((folder.path / "roofline.json").read_text())
-    assert found["dtype"] == "fp32" and found["asked_threads"] == launch.cpu_threads(), "measured as the server computes"
     for name in ("02_single_request", "04_concurrency"):
         assert "% of what is possible" in str(nbformat.read(folder.path / "notebooks" / f"{name}.ipynb", 4))
 

@@ -12,9 +12,9 @@ COSTS = ("long_ttft_s", "first_s", "start_s", "memory_gib", "kv_tokens")
 def plan(todo: list[configurations.Configuration]) -> pd.DataFrame:
     """What will be started, with the flags that tell it from the baseline."""
     twins = configurations.twins(todo)
-    return pd.DataFrame([{
-        "": c.letter, "configuration": c.name, "flags": " ".join(c.own) or ("–" if c.letter != "A" else " ".join(c.flags) or "none"), "model": c.model or "the same",
-        "why": c.left_out or c.why or "", "started as": twins.get(c.name, "")} for c in todo])
+    told = [{"": c.letter, "configuration": c.name, "flags": " ".join(c.flags if c.letter == "A" else c.own) or "–", "model": c.model,
+             "why": c.left_out or c.why, "started just as": twins.get(c.name, "")} for c in todo]
+    return pd.DataFrame([{k: v for k, v in row.items() if k not in ("model", "started just as") or any(r[k] for r in told)} for row in told])
 
 
 def values(found: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ start on each side is too narrow, however many requests it has. Here each start 
 number y for each metric, and
 
     log y_i = m_c(i) + b t_i + e_i,    t_i: the place of the start in the order, e_i independent with variance v_i
-    v_i = τ² + w_i²                    w_i: relative standard error of y_i from its own requests
+    v_i = τ² + w_i²                    w_i: relative standard error of the start's own throughput over time
     Σ r_i² / v_i = df                  fixes τ², the variance between starts; r_i: residuals, df = starts - configurations - 1
 
 is fitted by least squares weighted with 1 / v_i: a meta-regression, in which each start is a study (Paule and Mandel, J. Res.

@@ -22,7 +22,7 @@ from lib.workloads import Brief, Long
 
 SERIES = "tuning.starts"  # its rows: requests/tuning.starts.jsonl
 LONG_SENTENCES = 24
-DISTURBED, TRIES = 0.05, 3  # a short load whose throughput has a larger standard error is sent again: the calmest counts
+DISTURBED, TRIES = 0.05, 3  # a short load that is disturbed more than that is sent again: the calmest counts
 QUESTIONS = ("describe", "number", "word", "count")
 
 
@@ -88,7 +88,7 @@ def scope(todo: Tuning) -> str:
         return (f"The server at {todo.desk.server.url} was not started by this workbook, so it cannot be started again with other flags: "
                 "it is measured as it is, and nothing is compared. To compare, name what to start here: `-p tuning_model MODEL`.")
     started = sum(not c.left_out for c in todo.configurations)
-    return f"{started} configurations of {Path(todo.spec).name if Path(todo.spec).is_dir() else todo.spec} will be started, in turn."
+    return f"{started} configurations of {todo.desk.server.model} will be started, in turn."
 
 
 async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -> Tuning:
@@ -135,19 +135,22 @@ async def row_of(todo: Tuning, server, name: str, before_gib: float) -> dict:
     this start; requests that met the targets; the questions answered rightly; what speaks against the series."""
     desk, load = dataclasses.replace(todo.desk, server=server), todo.load
     tried = [await _short(desk, load, f"{name}.short", "tuning")]
-    while _scatter(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has
+    while _disturbance(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has
         tried.append(await _short(desk, load, f"{name}.short-{len(tried) + 1}", f"tuning-{len(tried) + 1}"))
-    first, fresh = tried[0], min(tried, key=_scatter)
+    first, (fresh, others) = tried[0][0], min(tried, key=_disturbance)
     long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning"),
                               load.streams, seconds=load.seconds, warmup=load.streams, cache_expected=True)
     memory = _memory_gib(server) - (before_gib if machine.gpus() else 0.0)
     row = {"first_s": first.frame["total_s"].iloc[0] if todo.spec else None, "start_s": getattr(server, "started_in_s", None), "memory_gib": memory,
-           "kv_tokens": getattr(server, "kv_cache_tokens", None), "doubt": fresh.verdicts()["throughput_tps"],
+           "kv_tokens": getattr(server, "kv_cache_tokens", None), "doubt": "; ".join(filter(None, [
+               f"disturbed: others used {others:.0%} of this machine's processors" if others > 2 * DISTURBED else "",
+               fresh.verdicts()["throughput_tps"]])).removesuffix("; valid"),
            "sent": fresh.counts["sent"], "failed": fresh.counts["failed"]}
     row |= _numbers("throughput_tps", stats.mean(fresh.values["throughput_tps"]))
+    # What stalls a start shows in its throughput, slice by slice; a median of some hundred requests cannot tell its own error.
+    row |= {m: float(fresh.measured[m].median()) for m in ("ttft_s", "tpot_s")}
+    row |= {f"{m}_error": row["throughput_tps_error"] for m in ("ttft_s", "tpot_s")}
     row |= _numbers("long_ttft_s", stats.mean(long.values["ttft_s"]))  # of two kinds of prompts: a median would jump between them
-    for metric in ("ttft_s", "tpot_s"):
-        row |= _numbers(metric, stats.quantile(fresh.values[metric], 0.5), exact=False)
     met = search.against(fresh, load.ttft_s, load.tpot_s)
     row |= {"met": met["met"], "due": met["due"], "goodput": met["goodput"]}
     if load.questions and not getattr(server, "untrained", False):
@@ -193,24 +196,41 @@ def _plain(frame: pd.DataFrame) -> list[dict]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
-async def _short(desk: Bench, load: Load, name: str, part: str):
+async def _short(desk: Bench, load: Load, name: str, part: str) -> tuple:
+    """The short load -> its series, and the share of this machine's processors that neither server nor client used."""
+    before = _processors()
     series = await desk.measure(name, Brief(load.max_tokens, load.temperature, load.seed, part), load.streams, seconds=load.seconds,
                                 warmup=load.streams)
     if not series.counts["measured"]:
         raise UserError(_why_no_answers(desk.server, series))
-    return series
+    ours, busy, all_of_them = (after - then for after, then in zip(_processors(), before))
+    return series, max(0.0, busy - ours) / all_of_them
 
 
-def _scatter(series) -> float:
-    """Relative standard error of a series' throughput; infinite if it cannot be told."""
+def _disturbance(tried: tuple) -> float:
+    """The larger of the relative standard error of a series' throughput and of what others used of the processors."""
+    series, others = tried
     error = _numbers("", stats.mean(series.values["throughput_tps"]))["_error"]
-    return math.inf if error is None else error
+    return max(others, math.inf if error is None else error)
 
 
-def _numbers(metric: str, e: stats.Estimate, exact: bool = True) -> dict:
-    """A metric's value and its relative standard error, from the interval's width. exact: that is Student's."""
+def _processors() -> tuple[float, float, float]:
+    """Seconds of all processors so far: used by this process and all that it started, used at all, there at all."""
+    ours = 0.0
+    for process in [root := psutil.Process(), *root.children(recursive=True)]:
+        try:
+            ours += sum(process.cpu_times()[:2])
+        except psutil.Error:
+            pass
+    times = psutil.cpu_times()
+    busy = times.user + times.nice + times.system + getattr(times, "steal", 0.0)
+    return ours, busy, machine.usable_cores() * time.monotonic()
+
+
+def _numbers(metric: str, e: stats.Estimate) -> dict:
+    """A mean and its relative standard error, from the width of its interval, which is Student's."""
     known = e.low > 0 and math.isfinite(e.high) and e.effective_n > 1
-    reach = scipy_stats.t.ppf(1 - stats.TAIL, e.effective_n - 1) if known and exact else stats.NORMAL_95
+    reach = scipy_stats.t.ppf(1 - stats.TAIL, e.effective_n - 1) if known else math.nan
     return {metric: e.value, f"{metric}_error": math.log(e.high / e.low) / 2 / reach if known else None}
 
 

@@ -1,0 +1,281 @@
+"""Configurations are checked before anything is started, and none is called better than its like."""
+import asyncio
+import contextlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib import NOTEBOOKS, OUTPUTS, bench, calibration, configurations, launch, plots_tuning, rundir, tables_tuning, tuning, tuning_run, vllm_flags
+from lib.configurations import Configuration
+from lib.errors import UserError
+from lib.server import Server
+from lib.tuning import BASELINE, METRICS, SPEED
+
+RECORDED = Path(__file__).parent / "data" / "tuning_starts.jsonl"  # starts of one command, the embedded model, two cores
+SMOKE_PLAN = [*tuning.order(list("bcdef"), 2), *tuning.order(list("bcd"), 2, again=True)]
+
+
+def labelled(rows: pd.DataFrame, plan: list) -> pd.DataFrame:
+    return rows.assign(name=plan, place=range(len(plan)))
+
+
+def simulated(rng, plan, spread: float, within: float = 0.0, drift: float = 0.0, factors: dict | None = None) -> pd.DataFrame:
+    """Starts whose between-start spread, spread within a start, drift over the plan and true ratios are known."""
+    noise = rng.normal(0, math.hypot(spread, within), len(plan)) + drift * np.linspace(0, 1, len(plan))
+    return pd.DataFrame({"name": plan, "place": range(len(plan)), "tpot_s_error": within,
+                         "tpot_s": [0.01 * (factors or {}).get(n, 1.0) * math.exp(e) for n, e in zip(plan, noise)]})
+
+
+# -- verdicts ----------------------------------------------------------------------------------------
+def test_the_same_command_under_two_names_is_called_no_different_in_19_of_20_analyses_of_recorded_starts():
+    """Each analysis gives the names of the smoke plan to 14 of the recorded starts, drawn without order: which of equal starts is
+    called what is chance. Some of them were disturbed by other work on their two cores."""
+    rows = pd.DataFrame(map(json.loads, RECORDED.read_text().splitlines()))
+    assert rows["error"].isna().all() and len(rows) >= len(SMOKE_PLAN) + 3
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(200):
+        starts = labelled(rows.iloc[rng.choice(len(rows), len(SMOKE_PLAN), replace=False)], SMOKE_PLAN)
+        wrong += any(tuning.ratios(starts, m).loc["b", "verdict"] not in ("no difference shown", "the same") for m in SPEED)
+    assert wrong <= 10
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.2])
+@pytest.mark.parametrize("spread, within", [(0.03, 0.0), (0.02, 0.02), (0.0, 0.03)])
+def test_equal_servers_are_rarely_called_different_whatever_differs_between_starts_and_drifts(spread, within, drift):
+    rng = np.random.default_rng(1)
+    verdicts = [tuning.ratios(simulated(rng, SMOKE_PLAN, spread, within, drift), "tpot_s").loc["b", "verdict"] for _ in range(400)]
+    wrong = sum(v != "no difference shown" for v in verdicts)
+    assert wrong <= 400 * 0.0167 + 3 * math.sqrt(400 * 0.0167), "each metric's level is 98.3 %"
+
+
+def test_requests_within_one_start_alone_show_nothing():
+    """One start each and thousands of requests: how starts differ is not known, so there is no verdict."""
+    found = tuning.ratios(simulated(np.random.default_rng(2), [BASELINE, "b"], 0.0, 1e-4, factors={"b": 1.05}), "tpot_s")
+    assert found.loc["b", "verdict"] == "no difference shown" and math.isnan(found.loc["b", "low"])
+
+
+def test_a_true_ratio_lies_in_its_interval():
+    rng, inside = np.random.default_rng(3), 0
+    for _ in range(300):
+        row = tuning.ratios(simulated(rng, SMOKE_PLAN, 0.03, 0.01, 0.1, {"c": 1.4}), "tpot_s").loc["c"]
+        inside += row["low"] <= 1.4 <= row["high"]
+    assert inside >= 300 * 0.983 - 3 * math.sqrt(300 * 0.017)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10), st.floats(-1, 1))
+@settings(max_examples=30)
+def test_neither_unit_nor_a_steady_drift_changes_a_ratio(seed, unit, drift):
+    starts = simulated(np.random.default_rng(seed), SMOKE_PLAN, 0.03)
+    other = starts.assign(tpot_s=starts["tpot_s"] * unit * np.exp(drift * starts["place"]))
+    one, two = tuning.ratios(starts, "tpot_s"), tuning.ratios(other, "tpot_s")
+    assert np.allclose(one[["ratio", "low", "high"]], two[["ratio", "low", "high"]], rtol=1e-6)
+    assert list(one["verdict"]) == list(two["verdict"])
+
+
+def test_what_does_not_vary_is_the_same_or_shown_at_once():
+    starts = pd.DataFrame({"name": SMOKE_PLAN, "place": range(14), "kv_tokens": [5000 if n == "c" else 10000 for n in SMOKE_PLAN]})
+    found = tuning.ratios(starts, "kv_tokens")
+    assert found.loc["b", "verdict"] == "the same" and found.loc["c", "verdict"] == "lower"
+    assert found.loc["c", "low"] == found.loc["c", "high"] == pytest.approx(0.5)
+
+
+def test_a_drift_is_seen():
+    found = tuning.ratios(simulated(np.random.default_rng(4), SMOKE_PLAN, 0.01, drift=0.3), "tpot_s")
+    drift = found.attrs["drift"]
+    assert drift.low > 1 and drift.low < math.exp(0.3) < drift.high
+
+
+def bench_of(run_name: str, server=None) -> bench.Bench:
+    return bench.Bench("06_tuning", server or Server("http://127.0.0.1:9", "metronome"), rundir.RunDir(run_name))
+
+
+class Beating:
+    """A metronome as tuning_run starts servers: known timing, and a stop."""
+
+    def __init__(self, step_ms: float):
+        self._end = contextlib.ExitStack()
+        metronome = self._end.enter_context(calibration.metronome(step_ms))
+        self.url, self.model, self.api_key, self.stop = metronome.url, metronome.model, None, self._end.close
+
+
+def test_a_server_slowed_by_a_known_tenth_is_called_slower_and_its_like_is_not(run_name):
+    step = {BASELINE: 5.0, "the same": 5.0, "slowed by 10 %": 5.5}
+    load = tuning_run.Load(streams=4, seconds=1.5, questions=0)
+    work = tuning_run.Tuning(bench_of(run_name), [Configuration(n, letter=c) for n, c in zip(step, "ABC")], load, "metronome")
+    asyncio.run(tuning_run.carry_out(work, rounds=2, apart=1, start=lambda c: Beating(step[c.name])))
+    found = work.summary()
+    assert [r["name"] for r in work.rows] == [BASELINE, "the same", BASELINE, "slowed by 10 %", BASELINE, "slowed by 10 %", BASELINE, "the same", BASELINE]
+    slowed, same = found.loc["slowed by 10 %"], found.loc["the same"]
+    assert slowed["tpot_s.verdict"] == slowed["throughput_tps.verdict"] == "slower"
+    assert slowed["tpot_s.low"] < 1.1 < slowed["tpot_s.high"] or slowed["tpot_s.ratio"] == pytest.approx(1.1, rel=0.02)
+    assert same["tpot_s.verdict"] in ("no difference shown", "the same")
+    rows = (OUTPUTS / run_name / "requests" / f"{tuning_run.SERIES}.jsonl").read_text().splitlines()
+    assert len(rows) == 9, "every start is a row on disk"
+
+
+# -- the plan, halving, the choice -------------------------------------------------------------------
+def test_the_baseline_stands_between_the_others_and_at_both_ends():
+    assert tuning.order(["b", "c"]) == [BASELINE, "b", BASELINE, "c", BASELINE]
+    assert tuning.order(["b", "c", "d"], 2) == [BASELINE, "b", "c", BASELINE, "d", BASELINE]
+    assert tuning.order(["b", "c"], 1, again=True) == ["c", BASELINE, "b", BASELINE]
+
+
+def rows_of(**more) -> pd.DataFrame:
+    """A start of each of nine configurations, the later the slower."""
+    names = [BASELINE, *"bcdefghi"]
+    frame = pd.DataFrame({"name": names, "place": range(9), "error": None, "answers": "1" * 20, "met": 100, "due": 100,
+                          "goodput": np.arange(20.0, 11, -1), "throughput_tps": np.arange(200.0, 110, -10)})
+    return frame.assign(**{m: np.nan for m in METRICS if m != "throughput_tps"}, **more)
+
+
+def test_the_worse_half_is_dropped_with_the_reason():
+    starts = rows_of()
+    starts.loc[2, "error"] = "no room"
+    starts.loc[3, "answers"] = "0" * 20
+    kept, dropped = tuning.halve(starts, list("bcdefghi"))
+    assert kept == ["b", "e", "f"] and set(dropped) == set("cdghi")
+    assert "did not start" in dropped["c"] and "answers are worse" in dropped["d"] and "place 6 of 6" in dropped["i"]
+    assert tuning.halve(rows_of(), list("bcd"))[0] == list("bcd"), "a short list stays"
+
+
+@pytest.mark.parametrize("own, verdict", [("1" * 20, "no difference shown"), ("0" * 5 + "1" * 15, "no difference shown"), ("0" * 6 + "1" * 14, "worse")])
+def test_answers_are_compared_question_by_question(own, verdict):
+    starts = pd.DataFrame({"name": [BASELINE, "b"], "answers": ["1" * 20, own]})
+    assert tuning.quality(starts)["b"]["verdict"] == verdict
+
+
+def found_of(**cells) -> pd.DataFrame:
+    columns = {"letter": list("ABC"), "state": "measured", "share": 1.0, "starts": 2, "answers.verdict": "no difference shown",
+               "throughput_tps.value": [100.0, 150.0, 200.0], "throughput_tps.ratio": [1, 1.5, 2.0], "throughput_tps.low": [1, 1.3, 1.5],
+               "throughput_tps.high": [1, 1.7, 2.5], "throughput_tps.verdict": ["–", "faster", "faster"]}
+    return pd.DataFrame(columns | cells, index=pd.Index([BASELINE, "b", "c"], name="name"))
+
+
+@pytest.mark.parametrize("cells, choice, words", [
+    ({}, "c", "2.00"),
+    ({"answers.verdict": ["–", "no difference shown", "worse"]}, "b", "1.50"),
+    ({"share": [1.0, 1.0, 0.5]}, "b", "1.50"),
+    ({"throughput_tps.verdict": ["–", "no difference shown", "slower"]}, BASELINE, "Keep"),
+    ({"share": [0.5, 0.97, 0.2]}, "b", "too few"),
+    ({"share": [0.5, 0.9, 0.2]}, None, "comes nearest"),
+    ({"share": math.nan}, None, "No configuration"),
+])
+def test_the_choice_follows_from_targets_answers_and_what_was_shown(cells, choice, words):
+    chosen, why = tuning.recommend(found_of(**cells))
+    assert chosen == choice and words in why
+
+
+def test_the_front_holds_what_nothing_beats_in_both():
+    found = found_of(**{"tpot_s.value": [1.0, 3.0, 2.0]})
+    assert list(tuning.front(found, "tpot_s")) == [True, False, True]
+
+
+# -- bad input ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("listed, words", [
+    ([], "empty"), ([{"name": "a"}, {"name": "a"}], "two configurations are named 'a'"), (["nosuch"], "no list of configurations"),
+    ([{"flags": "--enforce-eager"}], "a mapping with a `name`"), ([3], "a mapping with a `name`"), ([{"name": 3}], "wrong kind"),
+    ([{"name": "a", "flag": ""}], "'flag' is unknown"), ([{"name": "a", "flags": "--x '"}], "mend the quotes"),
+])
+def test_a_list_that_cannot_be_is_told_in_one_line(listed, words):
+    with pytest.raises(UserError) as error:
+        configurations.read(listed)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flags, words", [
+    ("--no-such-flag 3", "no flag of this vLLM version"), ("--max-num-seq 3", "did you mean --max-num-seqs?"), ("stray", "no flag"),
+    ("--dtype float7", "choose one of auto"), ("--dtype", "needs a value"), ("--enforce-eager yes", "takes no value"),
+    ("--max-num-seqs 1 --max_num_seqs=2", "contradict"), ("--enable-prefix-caching --no-enable-prefix-caching", "contradict"),
+    ("--enforce-eager --compilation-config.mode 3", "contradict"), ("--quantization awq", "not quantized with awq"),
+    ("--tensor-parallel-size 2 --data-parallel-size 2", "4 parallel ranks need 4 devices"), ("--port 80", "set by the workbook"),
+    ("--api-key secret", "set by the workbook"),
+])
+def test_flags_that_cannot_be_are_told_before_the_first_start(flags, words):
+    found = configurations.read([{"name": "mine", "flags": flags}])
+    with pytest.raises(UserError) as error:
+        configurations.checked(found, [], vllm_flags.known(), 1, str(launch.EMBEDDED))
+    assert words in str(error.value) and str(error.value).startswith("mine: ") and "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [p.stem for p in configurations.FOLDER.glob("*.yaml")])
+def test_the_lists_that_ship_are_known_to_this_vllm_and_fit_any_machine(name):
+    found = configurations.checked(configurations.read([name]), ["--api-key", "***", "--max-num-seqs", "64"], vllm_flags.known(), 1,
+                                   "Qwen/Qwen3-VL-2B-Instruct")
+    assert found[0].flags == ("--max-num-seqs", "64") and len({c.letter for c in found}) == len(found) >= 3
+    for c in found:
+        assert bool(c.left_out) == (c.gpus > 1) and c.why
+        assert c.flags.count("--max-num-seqs") == 1, "a configuration's flag takes the place of the baseline's"
+
+
+def test_another_checkpoint_is_left_out_beside_another_model():
+    listed = configurations.read([{"name": "AWQ", "model": "x/Model-AWQ", "instead_of": "Model"}])
+    left_out = [configurations.checked(listed, [], {}, 1, spec)[1].left_out for spec in ("me/model", "me/other")]
+    assert left_out == ["", "left out: it stands in for Model"]
+
+
+def test_without_a_baseline_nothing_else_is_started(run_name):
+    def refuse(configuration):
+        raise UserError("not enough memory: stop what else uses it")
+
+    todo = [Configuration(BASELINE, letter="A"), Configuration("b", letter="B")]
+    work = tuning_run.Tuning(bench_of(run_name), todo, tuning_run.Load(), "metronome")
+    with pytest.raises(UserError, match="baseline cannot be measured.*not enough memory") as error:
+        asyncio.run(tuning_run.carry_out(work, start=refuse))
+    assert len(work.rows) == 1 and "\n" not in str(error.value)
+
+
+# -- real servers ------------------------------------------------------------------------------------
+def test_a_server_that_dies_under_load_is_a_row_with_its_cause_and_what_was_measured_stays(run_name):
+    """The stand-in for the dying server is an address at which nobody listens."""
+    todo = [Configuration(BASELINE, letter="A"), Configuration("dies", letter="B")]
+    work = tuning_run.Tuning(bench_of(run_name), todo, tuning_run.Load(streams=2, seconds=0.5, questions=0), "metronome")
+    gone = Beating(5.0)
+    gone.stop()
+    asyncio.run(tuning_run.carry_out(work, start=lambda c: gone if c.name == "dies" else Beating(5.0)))
+    found = work.summary()
+    assert list(found["state"]) == ["measured", "cannot start"] and "answered nothing" in found.loc["dies", "cause"]
+
+
+def test_the_notebook_starts_measures_and_compares_real_servers(tmp_path, run_name):
+    mine = tmp_path / "list.yaml"
+    mine.write_text("configurations:\n- {name: the same again}\n- {name: too short, flags: --no-enable-chunked-prefill --max-num-batched-tokens 1024}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", NOTEBOOKS / "06_tuning.ipynb", "out.ipynb", "-p", "server", "embedded", "-p", "run_name", run_name,
+         "-p", "configurations", f'["{mine}"]', "-p", "tuning_rounds", "1", "-p", "tuning_apart", "1", "-p", "tuning_seconds", "2.0",
+         "-p", "tuning_questions", "8", "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads((OUTPUTS / run_name / "tuning.json").read_text())
+    states = {row["name"]: (row["state"], row["cause"]) for row in told["summary"]}
+    assert states[BASELINE] == states["the same again"] == ("measured", "")
+    assert states["too short"][0] == "cannot start" and "max_num_batched_tokens" in states["too short"][1]
+    starts = [row for row in told["starts"] if row["error"] is None]
+    assert len(starts) == 4 and all(row[m] > 0 for row in starts for m in METRICS), "every metric of a server that is started here is known"
+    assert told["recommended"] == BASELINE
+    page = nbformat.read(tmp_path / "out.ipynb", 4)
+    text = "".join(o.get("text", "") for c in page.cells if c.cell_type == "code" for o in c.outputs)
+    assert "python -m vllm.entrypoints.openai.api_server --model data/models/tiny-qwen3-vl" in text and "workbook serve embedded" in text
+    left = [p.info["pid"] for p in psutil.process_iter(["pid", "cmdline"]) if f"outputs/{run_name}" in " ".join(p.info["cmdline"] or [])]
+    assert not left
+
+
+def test_a_server_of_somebody_else_is_measured_and_left_as_it_is(server, run_name):
+    foreign = Server(server.url, server.model, server.api_key)
+    work = tuning_run.prepare(bench_of(run_name, foreign), ["smoke"], tuning_run.Load(seconds=1.0, questions=8))
+    assert work.spec is None and "-p tuning_model" in tuning_run.scope(work)
+    asyncio.run(tuning_run.carry_out(work))
+    found = work.summary()
+    assert list(found.index) == [BASELINE] and found["throughput_tps.value"].notna().all() and server.alive()
+    tables = [tables_tuning.values(found), tables_tuning.against(found), tables_tuning.answers(found), tables_tuning.not_measured(found)]
+    assert [len(t) for t in tables] == [1, 0, 1, 0] and plots_tuning.pareto(found, 200, 50).axes
+    assert "no difference can be shown" in tables_tuning.noise(found) and tables_tuning.stands_out(found) == ""

@@ -224,7 +224,7 @@ def _processors() -> tuple[float, float, float]:
             pass
     times = psutil.cpu_times()
     busy = times.user + times.nice + times.system + getattr(times, "steal", 0.0)
-    return ours, busy, machine.usable_cores() * time.monotonic()
+    return ours, busy, psutil.cpu_count() * time.monotonic()
 
 
 def _numbers(metric: str, e: stats.Estimate) -> dict:

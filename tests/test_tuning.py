@@ -3,6 +3,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import NOTEBOOKS, OUTPUTS, bench, calibration, configurations, launch, plots_tuning, rundir, tables_tuning, tuning, tuning_run, vllm_flags
+from lib import NOTEBOOKS, OUTPUTS, bench, calibration, configurations, launch, plots_tuning, rundir, runner, tables_tuning, tuning, tuning_run, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.server import Server
@@ -233,6 +234,23 @@ def test_without_a_baseline_nothing_else_is_started(run_name):
     with pytest.raises(UserError, match="baseline cannot be measured.*not enough memory") as error:
         asyncio.run(tuning_run.carry_out(work, start=refuse))
     assert len(work.rows) == 1 and "\n" not in str(error.value)
+
+
+def test_a_users_server_makes_room_and_the_run_starts_it_again(run_name, tmp_path, monkeypatch):
+    """The server that makes room is any process under the guard that owns servers."""
+    process = launch.GuardedProcess([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), tmp_path / "log")
+    desk = bench_of(run_name, Server("http://127.0.0.1:9", "a model", process=None))
+    rundir.write_json(desk.run.path / "server.json", {"url": desk.server.url, "pid": os.getpid()})
+    tuning_run._make_room(desk)
+    assert process.alive(), "only the run's own server, never another process"
+    rundir.write_json(desk.run.path / "server.json", {"url": desk.server.url, "pid": process.pid})
+    tuning_run._make_room(desk)
+    assert not process.alive()
+    again = Server("http://127.0.0.1:10", "a model")
+    monkeypatch.setattr(launch, "open_server", lambda *_: again)
+    ended = Server("http://127.0.0.1:9", "a model", process=process)
+    with contextlib.ExitStack() as started:
+        assert runner._up(ended, runner.Plan("smoke", "a model", []), desk.run, started) is again
 
 
 # -- real servers ------------------------------------------------------------------------------------

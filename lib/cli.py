@@ -45,7 +45,7 @@ def run(
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Argument(help="embedded, a model id or a folder")] = "embedded",
+    model: Annotated[str, typer.Argument(help="embedded, a model id, a folder or shape:MODEL")] = "embedded",
     flags: FlagsOption = "",
 ) -> None:
     """Start a server to explore against and keep it until Ctrl-C."""

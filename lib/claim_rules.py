@@ -12,16 +12,14 @@ import math
 import re
 import shlex
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
 import yaml
 
-from lib import DATA, compare, limits, machine, metrics, records, roofline, tables
+from lib import claim_limits, compare, machine, metrics, records, served
 from lib.claim_words import LANGUAGES, counted, number_and_unit, said, table, word
 from lib.claims import ANY, UNITS, UNSAID, Check, Claim, Claims, load
 from lib.errors import UserError
-from lib.limits import Limit
 from lib.rundir import RunDir, read_json, write_text
 from lib.stats import Estimate
 
@@ -102,26 +100,10 @@ def _elsewhere(claim: Claim, run: _Run, lang: str) -> str:
     """Why the claim is not about what this run measured; "" if it is."""
     if UNSAID in (claim.hardware, claim.model):
         return said("unsaid", lang)
-    if _same_model(claim.model, run.model) and _same_hardware(claim.hardware, run.hardware):
+    if claim_limits.same_model(claim.model, run.model) and claim_limits.same_hardware(claim.hardware, run.hardware):
         return ""
     names = [name.rsplit("/", 1)[-1] if name != ANY else word("any", lang) for name in (claim.model, claim.hardware)]
     return said("elsewhere", lang, model=names[0], hardware=names[1], here_model=run.model or "–", here=run.hardware or "–")
-
-
-def _same_model(claimed: str, here: str) -> bool:
-    def plain(name):
-        return name.removeprefix("shape:").rsplit("/", 1)[-1].casefold()
-    return claimed == ANY or plain(claimed) == plain(here)
-
-
-def _same_hardware(claimed: str, here: str) -> bool:
-    if claimed == ANY:
-        return True
-    try:
-        sheet = roofline.datasheet_of(here) or roofline.datasheet(here)
-        return sheet.name == roofline.datasheet(claimed).name
-    except UserError:  # neither need be in data/gpus.yaml
-        return claimed.casefold() in here.casefold().replace("-", " ").split()
 
 
 # -- what a run says of a check ----------------------------------------------------------------------
@@ -129,14 +111,14 @@ def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> 
     measured, unit, name, why = _measured(check, claim, run, lang)
     found = Found(check, None, measured, unit, name, why)
     if claim.work and check.figure:
-        impossible = _beside_the_limit(found, claim, run, lang)
+        impossible = claim_limits.beside(found, claim, run.model, run.hardware, lang)
         if elsewhere and impossible:
             return replace(found, holds=False, reason=found.limit)
     if elsewhere:
         found.reason = elsewhere
     elif measured is not None and not why:
-        found.holds = _judge(check, measured) if check.confirmed in name else None
-        key = "undecided" if found.holds is None else "measured"
+        found.holds = _judge(check, measured) if check.confirmed in name and (math.isfinite(measured.low) or check.seen) else None
+        key = "measured" if found.holds is not None else "undecided" if math.isfinite(measured.low) else "no_interval"
         if check.comparator == "happens" and found.holds is None:
             key = "not_seen"
         found.reason = said(key, lang, name=name, value=number_and_unit(measured, unit, lang), n=measured.n)
@@ -210,8 +192,8 @@ def _first_over_warm(run: _Run, pattern: str, warm: str) -> Estimate | None:
     """TTFT of the first request of each such series, sent to a server that had answered one, as a multiple of the median TTFT
     of a warm series with one request in flight: geometric mean over the series, with Student's interval."""
     names = fnmatch.filter(run.run.series(), pattern)
-    if not names or warm not in run.run.series():
-        return None
+    if not run.tuning.get("spec") or not names or warm not in run.run.series():
+        return None  # without a model to start, none of these servers was fresh
     first = [metrics.per_request(records.read(run.run.requests_file(name)))["ttft_s"].iloc[0] for name in names]
     usual = metrics.measured(metrics.per_request(records.read(run.run.requests_file(warm))))["ttft_s"].median()
     starts = range(len(first))
@@ -226,67 +208,8 @@ def _judge(check: Check, e: Estimate) -> bool | None:
     if check.comparator in ("falls", "rises"):
         low, high = (low, high) if check.comparator == "falls" else (1 / high, 1 / low)
         return True if high < 1 else False if low > 1 / (1 + SMALLEST) else None
-    least, most = _claimed(check)
+    least, most = check.region
     return True if low >= least and high <= most else False if high < least or low > most else None
-
-
-def _claimed(check: Check) -> tuple[float, float]:
-    """The region that a check claims, in its unit."""
-    return {"about": lambda: (check.value * (1 - check.tolerance), check.value * (1 + check.tolerance)),
-            "between": lambda: (check.low, check.high), "at least": lambda: (check.value, math.inf),
-            "at most": lambda: (-math.inf, check.value)}[check.comparator]()
-
-
-# -- the physical limit ------------------------------------------------------------------------------
-def _beside_the_limit(found: Found, claim: Claim, run: _Run, lang: str) -> bool:
-    """Writes what the limit says of the claim, and the scaled comparison; -> whether the claim is impossible."""
-    check, metric = found.check, found.check.figure.split(".")[-2]
-    there = _bound(metric, claim, check.streams, _machine(claim.hardware))
-    if there is None or check.comparator in ("falls", "rises", "happens") or check.figure.rpartition(".")[2] in ("min", "max"):
-        return False
-    time, bound, (least, most) = UNITS[check.unit][0] == "time", there / UNITS[check.unit][1], _claimed(check)
-    claimed = check.value if check.value is not None else most if time else least
-    impossible = most < bound if time else least > bound
-    found.share = bound / claimed if time else claimed / bound
-    key = "impossible" if impossible else "longer" if time else "possible"
-    found.limit = said(key, lang, hardware=claim.hardware, name=_level(check, lang), bound=f"{tables.number(bound)} {check.unit}",
-                       claimed=f"{tables.number(claimed)} {check.unit}", percent=f"{100 * found.share:.0f}", times=f"{1 / found.share:.1f}")
-    here = _bound(metric, claim, check.streams, _machine(run.hardware)) if _same_model(claim.model, run.model) else None
-    if here and found.measured is not None and not _same_hardware(claim.hardware, run.hardware):
-        scaled = found.measured.scaled(there / here)
-        found.scaled = said("scaled", lang, hardware=claim.hardware, value=number_and_unit(scaled, check.unit, lang), name=_level(check, lang))
-    return impossible
-
-
-def _level(check: Check, lang: str) -> str:
-    return said("at_once", lang, n=check.streams) if check.streams > 1 else ""
-
-
-def _machine(name: str) -> limits.Machine | None:
-    try:
-        return roofline.datasheet_of(name) or roofline.datasheet(name)
-    except UserError:
-        return None
-
-
-def _bound(metric: str, claim: Claim, streams: int, on: limits.Machine | None) -> float | None:
-    """The least time in ms, or the highest rate in tokens/s, that a machine allows for a claim's work; None if unknown."""
-    published = _published().get(claim.model.rsplit("/", 1)[-1])
-    if on is None or published is None:
-        return None
-    work = claim.work
-    limit = Limit(limits.read(published["config"], claim.model), work.dtype, on)
-    sizes = (tuple(map(int, work.picture.split("x"))),) if work.picture else ()
-    first = limit.prefill(work.prompt, pictures=sizes).seconds
-    step = limit.decode(streams, work.prompt + work.output / 2).seconds
-    whole = first + (work.output - 1) * step
-    return {"ttft": first * 1e3, "tpot": step * 1e3, "total": whole * 1e3, "article_tps": work.output / whole, "decode_tps": 1 / step,
-            "throughput_tps": streams / step}.get(metric)
-
-
-@cache
-def _published() -> dict:
-    return yaml.safe_load((DATA / "published_models.yaml").read_text(encoding="utf-8"))
 
 
 # -- what needs no measuring -------------------------------------------------------------------------
@@ -299,23 +222,15 @@ def _evidence(check: Check, claim: Claim, claims: Claims, run: _Run, lang: str) 
         value /= values.get(check.over, math.nan) if check.over else 1
     elif check.published:
         model, _, key = check.published.partition(" ")
-        value, name = _published().get(model, {}).get("config", {}), f"{model}: {key}"
+        value, name = served.published().get(model, {}).get("config", {}), f"{model}: {key}"
         for part in key.split("."):
             value = value.get(part, math.nan) if isinstance(value, dict) else math.nan
     else:
-        value, name = _room(claim), said("room", lang, hardware=claim.hardware)
+        value, name = claim_limits.room(claim), said("room", lang, hardware=claim.hardware)
     e = Estimate(float(value), math.nan, math.nan, 0)
     if not math.isfinite(e.value):
         return Found(check, None, None, "", name, said("no_value", lang, name=name))
     return Found(check, _judge(check, e), e, check.unit, name, said("told", lang, name=name, value=number_and_unit(e, check.unit, lang)))
-
-
-def _room(claim: Claim) -> float:
-    """Tokens of context for which there is memory beside the weights, at 0.9 of it."""
-    published, on = _published().get(claim.model.rsplit("/", 1)[-1]), _machine(claim.hardware)
-    if published is None or on is None:
-        return math.nan
-    return Limit(limits.read(published["config"], claim.model), "fp16", on).kv_room(0.9) or math.nan
 
 
 def _documented(check: Check, lang: str) -> Found:

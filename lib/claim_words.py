@@ -11,6 +11,7 @@ VERDICTS = {
     "holds": ("holds", "成立"), "fails": ("does not hold", "不成立"), "part": ("holds only in part", "部分成立"),
     "untestable": ("not testable here", "此处无法检验"),
 }
+SEVERAL = {"holds": "hold", "fails": "do not hold", "part": "hold only in part", "untestable": "are not testable here"}
 HEADS = {"claim": ("claim", "说法"), "claimed": ("claimed", "所称"), "verdict": ("verdict", "结论"), "because": ("because", "理由"),
          "here": ("measured here", "此处测得"), "limit": ("physical limit there", "所称硬件的物理极限")}
 WORDS = {
@@ -31,6 +32,7 @@ SENTENCES = {
     "doubtful": ("{name} is doubtful here ({verdict})", "此处的 {name} 存疑（{verdict}）"),
     "measured": ("{name}: {value}, n = {n}", "{name}：{value}，n = {n}"),
     "undecided": ("{name} is {value}, on both sides of what is claimed, n = {n}", "{name} 为 {value}，跨越所称界限，n = {n}"),
+    "no_interval": ("{name} is {value}, from too little for an interval, n = {n}", "{name} 为 {value}，样本太少，没有区间，n = {n}"),
     "not_seen": ("it was not seen here in {n} trials ({value})", "此处 {n} 次试验中未见（{value}）"),
     "told": ("{name}: {value}", "{name}：{value}"),
     "room": ("context that fits {hardware} beside the weights, work space not counted", "{hardware} 上除权重外可容纳的上下文（未计工作空间）"),
@@ -81,10 +83,12 @@ def table(held: list, lang: str = "en") -> pd.DataFrame:
 
 
 def counted(held: list, lang: str = "en") -> str:
-    """`24 claims: 3 holds, …`."""
+    """`Of 24 claims 3 hold, 6 do not hold, …`."""
     keys = [one.verdict for one in held]
-    parts = [f"{keys.count(key)} {names[LANGUAGES.index(lang)]}" for key, names in VERDICTS.items() if key in keys]
-    return (f"Of {len(held)} claims: " if lang == "en" else f"共 {len(held)} 条说法：") + (", " if lang == "en" else "，").join(parts)
+    if lang == "zh":
+        return f"共 {len(held)} 条说法：" + "，".join(f"{keys.count(key)} 条{names[1]}" for key, names in VERDICTS.items() if key in keys)
+    parts = [f"{keys.count(key)} {names[0] if keys.count(key) == 1 else SEVERAL[key]}" for key, names in VERDICTS.items() if key in keys]
+    return f"Of {len(held)} claims " + ", ".join(parts).replace("1 not testable", "1 is not testable")
 
 
 def as_text(held: list, lang: str = "en") -> str:

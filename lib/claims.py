@@ -3,12 +3,13 @@
 data/claims/README.md tells users how to write a file; the models below are its schema.
 """
 import difflib
+import math
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib import DATA
 from lib.errors import UserError
@@ -32,8 +33,8 @@ class Work(Strict):
 
     prompt: int
     output: int
-    picture: str = ""
-    dtype: str = "fp16"
+    picture: str = Field("", pattern=r"^(\d+x\d+)?$")
+    dtype: Literal["fp32", "bf16", "fp16", "fp8", "int8", "awq-int4"] = "fp16"
 
 
 class Check(Strict):
@@ -78,6 +79,21 @@ class Check(Strict):
         if self.comparator == "between" and self.low > self.high:
             raise ValueError(f"low {self.low:g} is above high {self.high:g}")
         return self
+
+
+    @property
+    def region(self) -> tuple[float, float]:
+        """What is claimed, from and to, in the check's unit; for "about", "between", "at least" and "at most"."""
+        if self.comparator == "between":
+            return self.low, self.high
+        if self.comparator == "about":
+            return self.value * (1 - self.tolerance), self.value * (1 + self.tolerance)
+        return (self.value, math.inf) if self.comparator == "at least" else (-math.inf, self.value)
+
+    @property
+    def seen(self) -> bool:
+        """Is its figure what was seen, and no estimate? Without an interval nothing else is judged."""
+        return self.figure.rpartition(".")[2] in ("min", "max") and not self.over
 
 
 class Claim(Strict):

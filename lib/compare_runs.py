@@ -7,23 +7,18 @@ between them is in the ratio, and no interval shows it. What is not the same wor
 """
 import itertools
 import math
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lib import OUTPUTS, metrics, records, rundir, stats, tables
+from lib import metrics, rundir, stats, tables
 from lib.compare import compare
 from lib.errors import UserError
-from lib.imported import COUNTS, Measured, Run, read
-from lib.rundir import read_json
+from lib.finished import SHOWN, open_run
+from lib.imported import COUNTS, Measured, Run
 
-SHOWN = {"ttft_s": "lower", "tpot_s": "lower", "total_s": "lower", "throughput_tps": "higher"}  # metric -> what is good
-PARTS = ("run.json", "series.json", "figures.json")
 SAME_TOKENS, ABOUT_AS_MANY = 0.02, 0.25  # relative; the latter where two tokenizers or tools count the prompt
-PASSING = re.compile(r", started here in [\d.]+ s|, was running already|,? ?\(?[\d.]+ GiB free\)?")  # no setting, but how it was just then
 ALIKE = 0.5  # correlation of the same requests in two runs, from which on they are held against each other
 BLOCKS, LEAST_IN_BLOCK = 10, 4  # of neighbouring requests, so that what lasts for some of them counts once
 FEW = f"fewer than {stats.MIN_SAMPLES} values"
@@ -36,70 +31,6 @@ class Side:
     name: str
     a: Measured
     b: Measured
-
-
-# -- reading -----------------------------------------------------------------------------------------
-def open_run(word: str) -> Run:
-    """A run of this workbook by its name under outputs/ or its folder, or another tool's result file."""
-    path = OUTPUTS / word if (OUTPUTS / word).is_dir() else Path(word)
-    if path.is_dir() and any((path / part).exists() for part in (*PARTS, "requests")):
-        return _workbook(path.resolve())
-    if path.exists():
-        return read(path.resolve())
-    if "/" in word or word.endswith(".json"):
-        raise UserError(f"there is no file or run {word!r}")
-    return _workbook(rundir.find(word).path)
-
-
-def _workbook(path: Path) -> Run:
-    """A run folder, checked: whole, of this version, and its figures those of its records."""
-    missing = [part for part in PARTS if not (path / part).exists()]
-    if missing:
-        raise UserError(f"run {path.name} is half there: it has no {' and no '.join(missing)}; make the run again, or fetch the whole folder")
-    info, about, figures = (read_json(path / part, {}) for part in PARTS)
-    facts = {name: PASSING.sub("", str(fact)) for name, fact in info.get("facts", {}).items() if name not in ("disk", "model")}
-    facts |= {"profile": info.get("profile", ""), "measured": info.get("began", "")}
-    facts |= {f"parameter {name}": str(value) for name, value in info.get("parameters", {}).items()}
-    series = {name: _series(path, name, known, figures) for name, known in about.items()}
-    return Run(path.name, "workbook", str(info.get("model", "")), facts, series, path)
-
-
-def _series(path: Path, name: str, known: dict, figures: dict) -> Measured:
-    file = path / "requests" / f"{name}.jsonl"
-    if not file.exists():
-        raise UserError(f"run {path.name} is half there: series {name} has no requests/{file.name}")
-    if not isinstance(known, dict) or {"shape", "window_s", "counts"} - set(known):
-        raise UserError(f"run {path.name} was written by another version of the workbook: series {name} has no "
-                        "shape, window_s or counts in series.json; make the run again with this one")
-    frame = records.read(file)
-    if frame.attrs["torn_lines"]:
-        raise UserError(f"run {path.name}: {frame.attrs['torn_lines']} lines of requests/{file.name} are no records: cut off, or changed by hand")
-    window = tuple(math.nan if t is None else t for t in known["window_s"])
-    frame = metrics.mark_steady(metrics.per_request(frame), window)
-    counts = metrics.denominators(frame)
-    values = {metric: v for metric, v in metrics.values(frame, window).items() if metric in SHOWN}
-    _agree(path.name, name, values, counts, known["counts"], figures)
-    rows = metrics.measured(frame)
-    return Measured(
-        known["shape"], float(rows["prompt_tokens"].median()), float(rows["output_tokens"].median()), values, {}, counts,
-        {metric: figures.get(f"{name}.{metric.removesuffix('_s')}.mean", {}).get("verdict", "") for metric in values},
-        rows[["index", "turn", "prompt_tokens"]])
-
-
-def _agree(run: str, name: str, values: dict, counts: dict, told: dict, figures: dict) -> None:
-    """The records against what was written of them when they were measured. Raises UserError where they differ."""
-    def wrong(what, written, found):
-        raise UserError(f"run {run}: {what} of series {name} is {written} in its files and {found} by its records: changed by hand, "
-                        "or written by another version of the workbook")
-    for what, n in told.items():
-        if counts.get(what) != n:
-            wrong(f"the number of requests ({what})", n, counts.get(what))
-    for metric, found in values.items():
-        label, _, factor, _ = metrics.METRICS[metric]
-        written = figures.get(f"{name}.{metric.removesuffix('_s')}.mean", {}).get("value")
-        mean = float(np.mean(stats.finite(found))) * factor if len(stats.finite(found)) else math.nan
-        if written is not None and not math.isclose(written, mean, rel_tol=1e-6):
-            wrong(f"mean {label}", tables.number(written), tables.number(mean))
 
 
 # -- what may be compared ----------------------------------------------------------------------------
@@ -257,10 +188,11 @@ def counted(runs: list[Run]) -> pd.DataFrame:
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """`ratios` for readers."""
     ratio = [tables.with_interval(stats.Estimate(r.ratio, r.low, r.high, min(r.n_a, r.n_b))) for r in rows.itertuples()]
-    return pd.DataFrame({
+    shown = pd.DataFrame({
         "run": rows["run"], "series": rows["series"], "metric": rows["metric"] + ", " + rows["unit"], "against": rows["a"],
         "here": rows["b"], "ratio": ratio, "of medians": rows["median_ratio"],
         "n": [f"{a} / {b}" if a and b else "–" for a, b in zip(rows["n_a"], rows["n_b"])], "verdict": rows["verdict"], "doubt": rows["doubt"]})
+    return shown.drop(columns=[c for c, idle in (("run", rows["run"].nunique() == 1), ("doubt", rows["doubt"].eq("").all())) if idle])
 
 
 def said(rows: pd.DataFrame) -> list[str]:
@@ -309,7 +241,7 @@ def publish(run: rundir.RunDir, rows: pd.DataFrame, notebook: str) -> None:
 def as_text(runs: list[Run]) -> str:
     """A comparison for a terminal: a line a ratio, then what it comes to."""
     rows = ratios(runs)
-    shown = table(rows).drop(columns=["of medians", "doubt"] + (["run"] if len(runs) == 2 else []))
+    shown = table(rows).drop(columns=["of medians", "doubt"], errors="ignore")
     shown[["against", "here"]] = shown[["against", "here"]].map(tables.number)
     lines = [shown.to_string(index=False, justify="left")]
     return "\n".join([*lines, "", *(line.replace("**", "") for line in said(rows)), *left_out(runs)["run"].str.cat(left_out(runs)["left out"], ": left out, ")])

@@ -8,12 +8,11 @@ from lib.plots import ACCENT, DARK, LIGHT
 
 MARKS = ("o", "s", "^", "D", "v")
 MOST = 60  # series in one figure; a longer one cannot be read
-EDGE = 0.03
 
 
 def forest(rows: pd.DataFrame, against: str, smallest: float = 0.02) -> Figure:
     """Ratios to `against`, a panel a metric, a line a series, a mark a run; bars are 95 % intervals, hollow marks have none or
-    rest on too little. Within the band a difference is too small to matter. Bars that leave the panel end in an arrow's place."""
+    rest on too little. Within the band a difference is too small to matter."""
     names, panels = list(dict.fromkeys(rows["series"]))[:MOST], list(dict.fromkeys(rows["metric"]))
     runs = list(dict.fromkeys(rows["run"]))
     figure = Figure(figsize=(2.0 + 2.6 * len(panels), 1.6 + 0.24 * len(names) + 0.2 * len(runs)), layout="constrained")
@@ -39,6 +38,8 @@ def forest(rows: pd.DataFrame, against: str, smallest: float = 0.02) -> Figure:
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
         panel.xaxis.set_minor_locator(NullLocator())
     axes[0].set_yticks(range(len(names)), names)
-    figure.suptitle(f"Means as a multiple of those of {against}", x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    whose = runs[0] if len(runs) == 1 else "other runs"
+    figure.suptitle(f"Means of {whose} as multiples of those of {against}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+    if len(runs) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
     return figure

@@ -1,0 +1,78 @@
+"""A run that is to be compared, read and checked: whole, of this version, its figures those of its records. Files in, runs out."""
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from lib import OUTPUTS, metrics, records, rundir, stats, tables
+from lib.errors import UserError
+from lib.imported import Measured, Run, read
+from lib.rundir import read_json
+
+SHOWN = {"ttft_s": "lower", "tpot_s": "lower", "total_s": "lower", "throughput_tps": "higher"}  # metric -> what is good
+PARTS = ("run.json", "series.json", "figures.json")
+PASSING = re.compile(r", started here in [\d.]+ s|, was running already|,? ?\(?[\d.]+ GiB free\)?")  # no setting, but how it was just then
+
+
+def open_run(word: str) -> Run:
+    """A run of this workbook by its name under outputs/ or its folder, or another tool's result file."""
+    path = OUTPUTS / word if (OUTPUTS / word).is_dir() else Path(word)
+    if path.is_dir() and any((path / part).exists() for part in (*PARTS, "requests")):
+        return _workbook(path.resolve())
+    if path.exists():
+        return read(path.resolve())
+    if "/" in word or word.endswith(".json"):
+        raise UserError(f"there is no file or run {word!r}")
+    return _workbook(rundir.find(word).path)
+
+
+def _workbook(path: Path) -> Run:
+    """A run folder, checked: whole, of this version, and its figures those of its records."""
+    missing = [part for part in PARTS if not (path / part).exists()]
+    if missing:
+        raise UserError(f"run {path.name} is half there: it has no {' and no '.join(missing)}; make the run again, or fetch the whole folder")
+    info, about, figures = (read_json(path / part, {}) for part in PARTS)
+    facts = {name: PASSING.sub("", str(fact)) for name, fact in info.get("facts", {}).items() if name not in ("disk", "model")}
+    facts |= {"profile": info.get("profile", ""), "measured": info.get("began", "")}
+    facts |= {f"parameter {name}": str(value) for name, value in info.get("parameters", {}).items()}
+    series = {name: _series(path, name, known, figures) for name, known in about.items()}
+    return Run(path.name, "workbook", str(info.get("model", "")), facts, series, path)
+
+
+def _series(path: Path, name: str, known: dict, figures: dict) -> Measured:
+    file = path / "requests" / f"{name}.jsonl"
+    if not file.exists():
+        raise UserError(f"run {path.name} is half there: series {name} has no requests/{file.name}")
+    if not isinstance(known, dict) or {"shape", "window_s", "counts"} - set(known):
+        raise UserError(f"run {path.name} was written by another version of the workbook: series {name} has no "
+                        "shape, window_s or counts in series.json; make the run again with this one")
+    frame = records.read(file)
+    if frame.attrs["torn_lines"]:
+        raise UserError(f"run {path.name}: {frame.attrs['torn_lines']} lines of requests/{file.name} are no records: cut off, or changed by hand")
+    window = tuple(math.nan if t is None else t for t in known["window_s"])
+    frame = metrics.mark_steady(metrics.per_request(frame), window)
+    counts = metrics.denominators(frame)
+    values = {metric: v for metric, v in metrics.values(frame, window).items() if metric in SHOWN}
+    _agree(path.name, name, values, counts, known["counts"], figures)
+    rows = metrics.measured(frame)
+    return Measured(
+        known["shape"], float(rows["prompt_tokens"].median()), float(rows["output_tokens"].median()), values, {}, counts,
+        {metric: figures.get(f"{name}.{metric.removesuffix('_s')}.mean", {}).get("verdict", "") for metric in values},
+        rows[["index", "turn", "prompt_tokens"]])
+
+
+def _agree(run: str, name: str, values: dict, counts: dict, told: dict, figures: dict) -> None:
+    """The records against what was written of them when they were measured. Raises UserError where they differ."""
+    def wrong(what, written, found):
+        raise UserError(f"run {run}: {what} of series {name} is {written} in its files and {found} by its records: changed by hand, "
+                        "or written by another version of the workbook")
+    for what, n in told.items():
+        if counts.get(what) != n:
+            wrong(f"the number of requests ({what})", n, counts.get(what))
+    for metric, found in values.items():
+        label, _, factor, _ = metrics.METRICS[metric]
+        written = figures.get(f"{name}.{metric.removesuffix('_s')}.mean", {}).get("value")
+        mean = float(np.mean(stats.finite(found))) * factor if len(stats.finite(found)) else math.nan
+        if written is not None and not math.isclose(written, mean, rel_tol=1e-6):
+            wrong(f"mean {label}", tables.number(written), tables.number(mean))

@@ -15,7 +15,7 @@ NAMES = runner.all_notebooks()
 CHECKED = "nbval-check-output"
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*NAMES, *runner.APART])
 def notebook(request):
     return nbformat.read(NOTEBOOKS / f"{request.param}.ipynb", as_version=4)
 

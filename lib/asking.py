@@ -51,10 +51,10 @@ class Item:
     seed: int | None = None
 
 
-def questions(each: int, texts: int, text_tokens: int, seed: int) -> list[Item]:
-    """`each` question of every kind about pictures, which can be judged, and `texts` that ask for a longer text about
-    some material. For greedy answers."""
-    items = [Item(p.kind, p.question, p.messages, 48, p) for p in probes.questions(n=each, seed=seed, size=SIZE)]
+def questions(each: int, texts: int, text_tokens: int, seed: int, judged: bool = True) -> list[Item]:
+    """`each` question of every kind about pictures, to be judged (not so with random weights), and `texts` that ask for a
+    longer text about some material. For greedy answers."""
+    items = [Item(p.kind, p.question, p.messages, 48, p if judged else None) for p in probes.questions(n=each, seed=seed, size=SIZE)]
     rng, material = random.Random(f"asking/{seed}"), [line for topic in conversations.dialogues()["en"] for line in topic["material"]]
     for number in range(texts):
         notes = "\n".join(conversations.filled(rng.choice(material), "en", rng) for _ in range(12))
@@ -185,8 +185,10 @@ async def after_another_start(desk, plans: dict[str, dict], items: list[Item], e
     env: what the second server's environment has besides.
     """
     try:
+        if not desk.server.spec:
+            raise UserError("the server was started elsewhere, and cannot be started again from here")
         if env == INVARIANT:
-            check_invariant(desk.server)
+            check_invariant()
         with _second(desk, env or {}) as server:
             return {name: await ask(desk, name, items, server=server, **options) for name, options in plans.items()}
     except UserError as error:
@@ -194,8 +196,6 @@ async def after_another_start(desk, plans: dict[str, dict], items: list[Item], e
 
 
 def _second(desk, env: dict) -> Server:
-    if not desk.server.spec:
-        raise UserError("the server was started elsewhere, and cannot be started again from here")
     flags = [word for word in desk.server.flags if "***" not in word and word != "--api-key"]
     if "--port" in flags:  # the first server has it
         at = flags.index("--port")
@@ -209,7 +209,7 @@ def _second(desk, env: dict) -> Server:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def check_invariant(server: Server) -> None:
+def check_invariant() -> None:
     """Raises UserError where vLLM's batch-invariant mode cannot be had, with the reason."""
     if machine.serves_on_cpu():
         raise UserError("vLLM's batch-invariant mode is made for GPUs, and vLLM runs on the processor here")
@@ -222,30 +222,30 @@ def check_invariant(server: Server) -> None:
 
 
 # -- figures ------------------------------------------------------------------------------------------
-def publish(desk, asked: dict[str, Asked], pairs: dict[str, pd.DataFrame]) -> None:
+def publish(desk, alone: Asked, asked: dict[str, Asked], pairs: dict[str, pd.DataFrame]) -> None:
     """Enter for every condition how many answers are the same as alone, how many keep their meaning, how many are right."""
-    formulas = {"the same answer as alone": "answers that are equal token by token / answers, Wilson interval",
-                "the same meaning as alone": "right in both, or the same wrong answer / judged answers, Wilson interval",
-                "right answers": "right / judged answers, Wilson interval"}
-    for condition, p in pairs.items():
-        right = p["other_right"].dropna()
-        found = (consistency.same(p), consistency.kept(p), stats.share(int(right.sum()), len(right)))
-        for key, (name, formula), estimate in zip(("same", "meaning", "right"), formulas.items(), found):
-            failed = p.attrs["failed"]
-            verdict = (f"errors: {failed} of {failed + len(p)} questions have no answer" if failed else "valid"
-                       if estimate.n >= stats.MIN_SAMPLES else f"too few samples: {estimate.n}")
-            series = asked[condition].name
-            desk.run.publish(f"{series}.{key}", f"{name}, {condition}", estimate.scaled(100), "%", verdict, desk.notebook, series,
-                             formula=formula, table="consistency")
+    for condition, other in {"alone": alone, **asked}.items():
+        p, right = pairs.get(condition), other.rows["right"].dropna()
+        found = [("right", "right answers", stats.share(int(right.sum()), len(right)), "right / judged answers")]
+        if p is not None:
+            found += [("same", "the same answer as alone", consistency.same(p), "answers that are equal token by token / answers"),
+                      ("meaning", "the same meaning as alone", consistency.kept(p), "right in both, or the same wrong answer / judged")]
+        failed = int(other.rows["error"].notna().sum())
+        for key, name, share, formula in found:
+            if share.n:
+                _enter(desk, f"{other.name}.{key}", f"{name}, {condition}", share.scaled(100), "%", f"{formula}, Wilson interval",
+                       other.name, failed, table="consistency")
 
 
 def publish_verdicts(desk, claim: consistency.Claim, law: same_law.SameLaw) -> None:
     """Enter the answer to the article's claim, and whether sampling keeps its shares."""
-    few = "valid" if claim.differ.n >= stats.MIN_SAMPLES else f"too few samples: {claim.differ.n}"
-    desk.run.publish("consistency.batch_same", f"questions answered otherwise in a batch, {claim.verdict}", claim.differ.scaled(100), "%",
-                     few, desk.notebook, "consistency_alone", formula="questions with another answer in any batch / questions, Wilson "
-                     "interval", table="consistency")
-    p = Estimate(law.p, math.nan, math.nan, sum(law.n))
-    desk.run.publish("consistency.openings", "same openings of sampled answers alone and in a batch, p", p, "", "valid", desk.notebook,
-                     "openings_alone", formula=f"permutation test of chi-square, {law.outcomes} outcomes; a shift of {law.smallest:.0%} "
-                     "would be found", table="consistency")
+    _enter(desk, "consistency.batch_same", "questions answered otherwise in a batch, share", claim.differ.scaled(100), "%",
+           "questions with another answer in any batch than alone / questions, Wilson interval", "consistency_alone")
+    _enter(desk, "consistency.openings", "openings of sampled answers alone and in a batch, p", Estimate(law.p, math.nan, math.nan, sum(law.n)), "",
+           f"permutation test of chi-square over {law.outcomes} outcomes: below {same_law.SHOWN:.2g} they differ", "openings_alone")
+
+
+def _enter(desk, figure_id, name, estimate, unit, formula, series, failed=0, **more) -> None:
+    verdict = (f"errors: {failed} requests failed" if failed else
+               "valid" if estimate.n >= stats.MIN_SAMPLES else f"too few samples: {estimate.n}")
+    desk.run.publish(figure_id, name, estimate, unit, verdict, desk.notebook, series, formula=formula, **more)

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib import consistency
+from lib import consistency, stats
 from lib.plots import ACCENT, DARK, LIGHT, _axes
 
 
@@ -39,9 +39,12 @@ def margins(alone: pd.DataFrame, pairs: dict[str, pd.DataFrame]) -> Figure:
         axes.plot([], [], " ", label="no logprob moved, not by one bit")
     gaps = pd.concat([p["gap"] for p in pairs.values()]).dropna()
     if len(gaps):
-        axes.plot(gaps.clip(lower=least), [axes.get_ylim()[1] * 0.05] * len(gaps), "v", color="black", mfc="white", ms=7,
+        axes.plot(gaps.clip(lower=least), [1] * len(gaps), "v", color="black", mfc="white", ms=7,
                   label=f"{len(gaps)} places where answers part")
     axes.set_xscale("log")
+    axes.set_yscale("log")  # the few narrow ones are what matters
+    axes.set_ylim(bottom=0.6)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(loc="upper left", fontsize=9)
     return figure
 
@@ -58,14 +61,17 @@ def _margins(alone: pd.DataFrame) -> np.ndarray:
 
 
 def openings(one: dict[str, list], two: dict[str, list], names: tuple[str, str], most: int = 6) -> Figure:
-    """For each prompt, how often its commonest openings came, in percent of the samples: one bar a set."""
+    """For each prompt, how often its commonest openings came, in percent of the samples with 95 % intervals: one bar a set."""
     figure = Figure(figsize=(7.2, 1.2 + 1.05 * len(one)), layout="constrained")
     for axes, prompt in zip(np.atleast_1d(figure.subplots(len(one), 1)), one):
-        sets = [pd.Series(samples[prompt], dtype=str).value_counts(normalize=True) * 100 for samples in (one, two)]
-        shown = sum(s.reindex(sets[0].index.union(sets[1].index), fill_value=0) for s in sets).nlargest(most).index
-        for shift, look, name, shares in ((-0.2, {"color": DARK}, names[0], sets[0]), (0.2, {"color": LIGHT, "edgecolor": DARK}, names[1], sets[1])):
-            axes.bar(np.arange(len(shown)) + shift, shares.reindex(shown, fill_value=0), 0.38, label=name, **look)
-        axes.set_xticks(range(len(shown)), [repr(text[:16]) for text in shown], fontsize=8)
+        sets = [pd.Series(samples.get(prompt, []), dtype=str) for samples in (one, two)]
+        shown = pd.concat(sets).value_counts().head(most).index
+        for shift, look, name, texts in ((-0.2, {"color": DARK}, names[0], sets[0]), (0.2, {"color": LIGHT, "edgecolor": DARK}, names[1], sets[1])):
+            found = [stats.share(int((texts == text).sum()), len(texts)).scaled(100) for text in shown]
+            ends = [[e.value - e.low for e in found], [e.high - e.value for e in found]]
+            axes.bar(np.arange(len(shown)) + shift, [e.value for e in found], 0.38, yerr=np.clip(ends, 0, None), label=name,
+                     error_kw={"lw": 0.9, "ecolor": "black", "capsize": 2}, **look)
+        axes.set_xticks(range(len(shown)), [repr(text[:14]) for text in shown], fontsize=8)
         axes.set_ylabel("%")
         axes.set_title(prompt, fontsize=9, fontweight="normal")
     figure.suptitle("The commonest openings of sampled answers", x=0.01, ha="left", fontsize=11, fontweight="bold")

@@ -48,6 +48,12 @@ def _streams(name: str, value: int) -> None:
                         f"(ulimit -n): raise that to {value + SPARE} or take at most {limit - SPARE} streams")
 
 
+def _batches(name: str, value: list) -> None:
+    _levels(name, value)
+    if min(value) < 2:
+        raise UserError(f"{name} {value}: one request alone is no batch, give numbers from 2 up")
+
+
 def _positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise UserError(f"{name} {value:g}: it must be greater than 0")
@@ -87,7 +93,7 @@ CHECKS = {name: _count for name in COUNTS} | {
 }
 CHECKS |= {"gpu": _gpu, "price_per_hour": lambda name, value: cost.given(value)}
 CHECKS |= {name: _count for name in ("consistency_questions", "consistency_texts", "consistency_tokens", "sampled_answers", "opening_samples")}
-CHECKS |= {"rush_streams": _streams, "beside_streams": _streams, "consistency_batches": _levels}
+CHECKS |= {"rush_streams": _streams, "beside_streams": _streams, "consistency_batches": _batches}
 
 
 def window(name: str, seconds: float, request_s: float) -> None:

@@ -28,6 +28,14 @@ class SameLaw:
     n: tuple[int, int]
     outcomes: int
 
+    def __str__(self):
+        if math.isnan(self.p):
+            return "every sample is the same, so that there is nothing to compare"
+        differ = "come from different distributions" if self.p < SHOWN else "are not shown to come from different distributions"
+        power = (f"had {self.smallest:.0%} of the probability moved from the likeliest outcome to the next, that would have been seen with a "
+                 f"chance of {POWER:.0%}" if math.isfinite(self.smallest) else "there are too few samples to see anything")
+        return f"they {differ} (p = {self.p:.2g}, {self.n[0]} and {self.n[1]} samples); {power}"
+
 
 def same_law(one: dict[str, list], two: dict[str, list], seed: int = 1) -> SameLaw:
     """one, two: prompt -> its sampled outcomes (anything hashable), single and batched.

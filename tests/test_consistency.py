@@ -4,16 +4,18 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import httpx2
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import asking, claims, consistency, plots_consistency, same_law
+from lib import asking, claims, consistency, machine, plots_consistency, preflight, same_law
 from lib.errors import UserError
 from lib.fault_proxy import Fault, between
-from lib.rundir import RunDir
+from lib.rundir import RunDir, read_json
+from lib.server import get
 
 
 def answer(tokens, right=True, gap=1.0, moved=0.0, text=None, error=None):
@@ -126,6 +128,14 @@ def test_the_claim_is_the_articles():
     assert "batched answers can differ" in claims.consistency().loc["batch-same", "claim"]
 
 
+@pytest.mark.parametrize("parameters, words", [
+    ({"consistency_batches": []}, "is empty"), ({"consistency_batches": [8, 1]}, "no batch"), ({"consistency_batches": ["x"]}, "whole number"),
+    ({"consistency_questions": 0}, "at least 1"), ({"opening_samples": -1}, "at least 1"), ({"beside_streams": 10**9}, "file descriptor")])
+def test_bad_parameters_are_told_before_anything_is_asked(parameters, words):
+    with pytest.raises(UserError, match=words):
+        preflight.check(**parameters)
+
+
 # -- sampled answers ---------------------------------------------------------------------------------
 def test_the_same_distribution_is_rarely_called_another_and_a_shift_is_found_as_often_as_stated():
     rng, law = np.random.default_rng(3), [0.5, 0.3, 0.15, 0.05]
@@ -142,7 +152,8 @@ def test_the_same_distribution_is_rarely_called_another_and_a_shift_is_found_as_
 
 def test_samples_that_are_all_one_thing_or_none_decide_nothing():
     for one, two in (({"q": ["a"] * 30}, {"q": ["a"] * 30}), ({"q": ["a"] * 30}, {}), ({}, {})):
-        assert math.isnan(same_law.same_law(one, two).p)
+        law = same_law.same_law(one, two)
+        assert math.isnan(law.p) and "nothing to compare" in str(law)
 
 
 @given(st.dictionaries(st.sampled_from("pq"), st.lists(st.sampled_from("abc"), max_size=40)),
@@ -214,6 +225,33 @@ def test_a_mixed_up_picture_in_5_percent_of_batched_requests_is_found_and_withou
     assert 0.6 * struck <= changed <= struck, "no more answers changed than pictures were mixed up"
     assert consistency.splits(pairs)["by rounding"].eq("no").any(), "such splits are no near ties"
     assert sum(consistency.compare(alone.rows, a.rows)["meaning"].eq("changed").sum() for a in sound) <= 2
+
+
+def test_a_second_server_is_started_beside_the_first_asked_and_stopped(desk):
+    items = asking.questions(1, 1, 4, seed=5)[-2:]
+
+    async def both():
+        alone = await asking.ask(desk, "alone", items)
+        return alone, await asking.after_another_start(desk, {"again": {}}, items)
+
+    alone, again = asyncio.run(both())
+    assert consistency.compare(alone.rows, again["again"].rows)["identical"].all()
+    assert desk.server.alive() and not rundir_server_alive(desk)
+
+
+def rundir_server_alive(desk) -> bool:
+    known = read_json(desk.run.path / "another_start" / "server.json", {})
+    assert known["url"] != desk.server.url and known["model"] == desk.server.model
+    try:
+        return get(known["url"], "/health", None, 2).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_batch_invariant_mode_is_left_out_with_the_reason_where_there_is_no_such_gpu(desk):
+    if machine.gpus():
+        pytest.skip("this machine may have it")
+    assert "made for GPUs" in asyncio.run(asking.after_another_start(desk, {"again": {}}, [], asking.INVARIANT))
 
 
 def test_a_server_that_was_started_elsewhere_is_not_started_again_and_says_so(desk):

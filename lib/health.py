@@ -61,9 +61,9 @@ def _mistake(server: Server, trouble: troubles.Trouble) -> dict:
             model=server.model + how.get("model", ""), messages=[{"role": "user", "content": content}],
             max_tokens=context + 1 if how.get("max_tokens") else 1, **(tools if how.get("tools") else {}))
     except openai.APIStatusError as error:
-        row |= {"client sees": f"{type(error).__name__} {error.status_code}", "message": server_message(error)[:200]}
+        row |= {"client sees": f"HTTP {error.status_code}", "message": server_message(error)[:200]}
     except openai.APIConnectionError as error:
-        row |= {"client sees": type(error).__name__, "message": str(error.__cause__ or error)}
+        row |= {"client sees": "no connection" if not isinstance(error, openai.APITimeoutError) else "no answer", "message": str(error.__cause__ or error)}
     return row
 
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as scipy_stats
 
-from lib.stats import LEVEL
-
-SHOWN = 1 - LEVEL  # p below which the two are said to differ
+SHOWN = 0.01  # p below which the two are said to differ
 POWER = 0.9
 RARE = 10  # outcomes seen less often are taken together
 REDRAWS = 4000
@@ -78,7 +76,7 @@ def _smallest_shift(found: list[np.ndarray]) -> float:
     freedom = sum(counts.shape[1] - 1 for counts in found)
     if not freedom:
         return math.nan
-    critical = scipy_stats.chi2.ppf(LEVEL, freedom)
+    critical = scipy_stats.chi2.ppf(1 - SHOWN, freedom)
     per_square = 0.0
     for counts in found:
         a, b = counts.sum(axis=1)

@@ -56,7 +56,7 @@ def shown(kind: str) -> pd.DataFrame:
     """The entries of one kind for readers, those that the article names first."""
     rows = [{"cause": t.name + (" (in the article)" if t.article else ""), "how one knows it": t.line or t.sign, "remedy": t.remedy,
              **({"more in": t.see} if kind == "running" else
-                {"seen here": f"no: {t.not_here}" if t.not_here else "yes, provoked on two cores"})}
+                {"provoked": f"no: {t.not_here}" if t.not_here else "yes"})}
             for t in sorted(of_kind(kind), key=lambda t: not t.article)]
     return pd.DataFrame(rows)
 

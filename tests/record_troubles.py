@@ -45,7 +45,7 @@ def start(trouble: troubles.Trouble) -> str:
         process.stop()
     text = (folder / "log").read_text(encoding="utf-8", errors="replace")
     shutil.rmtree(folder)
-    return text
+    return text.replace(str(folder), "FOLDER")
 
 
 def _model(how: dict, folder: Path) -> Path:

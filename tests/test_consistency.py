@@ -222,7 +222,7 @@ def test_a_mixed_up_picture_in_5_percent_of_batched_requests_is_found_and_withou
     assert none.verdict == "no difference shown"
     pairs = {a.name: consistency.compare(alone.rows, a.rows) for a in faulty}
     changed = sum((p["meaning"] == "changed").sum() for p in pairs.values())
-    assert 0.6 * struck <= changed <= struck, "no more answers changed than pictures were mixed up"
+    assert 0.4 * struck <= changed <= struck, "no more answers changed than pictures were mixed up"
     assert consistency.splits(pairs)["by rounding"].eq("no").any(), "such splits are no near ties"
     assert sum(consistency.compare(alone.rows, a.rows)["meaning"].eq("changed").sum() for a in sound) <= 2
 

@@ -160,8 +160,8 @@ def _groups(words, flags: dict[str, Flag], whose: str, ours_too: bool = False) -
         if what in dict(out) and not flag.many and not ours_too:
             raise UserError(f"{whose}: {' '.join(dict(out)[what])} and {' '.join([name, *values])} contradict each other: keep one")
         out.append((what, (name, *values)))
-    settings = dict(out)
-    if settings.get("enforce_eager") == ("--enforce-eager",) and any(what.partition(".")[0] == "compilation_config" for what in settings) and not ours_too:
+    compiled = any(what.partition(".")[0] == "compilation_config" for what, _ in out)
+    if compiled and ("enforce_eager", ("--enforce-eager",)) in out and not ours_too:
         raise UserError(f"{whose}: --enforce-eager and --compilation-config contradict each other: keep one")
     return out
 

@@ -35,14 +35,16 @@ def against(found: pd.DataFrame, metrics=tuning.SPEED) -> pd.DataFrame:
 def answers(found: pd.DataFrame) -> pd.DataFrame:
     """Questions answered rightly, beside the baseline's, and requests that met the targets."""
     rows = _measured(found)
-    asked = rows["answers.asked"] if "answers.asked" in rows else pd.Series(math.nan, rows.index)
-    return pd.DataFrame({
-        "": rows["letter"], "configuration": rows.index,
-        "right answers": [f"{row['answers.right']:.0f} of {n:.0f}" if n > 0 else "not asked" for n, (_, row) in zip(asked, rows.iterrows())],
-        "lost, won": [f"{row['answers.lost']:.0f}, {row['answers.won']:.0f}" if n > 0 else "–" for n, (_, row) in zip(asked, rows.iterrows())],
-        "beside the baseline": [_answers_verdict(row) if n > 0 else "–" for n, (_, row) in zip(asked, rows.iterrows())],
-        "met both targets": [f"{row['met']} of {row['due']} ({row['share']:.0%})" if row["due"] else "–" for _, row in rows.iterrows()],
-    })
+    told = []
+    for name, row in rows.iterrows():
+        asked = row.get("answers.asked", 0) > 0
+        told.append({
+            "": row["letter"], "configuration": name,
+            "right answers": f"{row['answers.right']:.0f} of {row['answers.asked']:.0f}" if asked else "not asked",
+            "lost, won": f"{row['answers.lost']:.0f}, {row['answers.won']:.0f}" if asked else "–",
+            "beside the baseline": _answers_verdict(row) if asked else "–",
+            "met both targets": f"{row['met']} of {row['due']} ({row['share']:.0%})" if row["due"] else "–"})
+    return pd.DataFrame(told)
 
 
 def not_measured(found: pd.DataFrame) -> pd.DataFrame:

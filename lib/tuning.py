@@ -161,7 +161,7 @@ def quality(starts: pd.DataFrame) -> dict[str, dict]:
     exact McNemar test (Biometrika 12, 1947) of the questions on which the two differ, 5 %, two-sided.
     """
     found = {}
-    for name, rows in starts[starts["answers"].fillna("").str.len() > 0].groupby("name", sort=False):
+    for name, rows in starts[[isinstance(a, str) and a != "" for a in starts["answers"]]].groupby("name", sort=False):
         found[name] = np.mean([[c == "1" for c in answers] for answers in rows["answers"]], axis=0) > 0.5
     base, out = found.get(BASELINE), {}
     for name, right in found.items():
@@ -188,7 +188,8 @@ def summary(configurations: list[Configuration], starts: pd.DataFrame, dropped: 
         row["share"] = row["met"] / row["due"] if row["due"] else math.nan
         row |= {f"answers.{k}": v for k, v in answers.get(c.name, {}).items()}
         for metric, table in tables.items():
-            row |= {f"{metric}.{k}": table.loc[c.name, k] for k in ("value", "ratio", "low", "high", "verdict")} if c.name in table.index else {}
+            if c.name in table.index:
+                row |= {f"{metric}.{k}": table.loc[c.name, k] for k in ("value", "ratio", "low", "high", "verdict")}
         rows.append(row)
     out = pd.DataFrame(rows).set_index("name")
     out.attrs = {m: t.attrs for m, t in tables.items()}

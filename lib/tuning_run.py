@@ -6,38 +6,19 @@ import shlex
 import signal
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 import psutil
 from IPython.utils.capture import capture_output
-from scipy import stats as scipy_stats
 
-from lib import configurations, launch, machine, probes, rundir, search, stats, telemetry, troubles, tuning, vllm_flags
+from lib import configurations, launch, machine, rundir, stats, tuning, tuning_start, vllm_flags
 from lib.bench import Bench
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.progress import progress
-from lib.workloads import Brief, Long
+from lib.tuning_start import Load
 
 SERIES = "tuning.starts"  # its rows: requests/tuning.starts.jsonl
-LONG_SENTENCES = 24
-DISTURBED, TRIES = 0.05, 3  # a short load that is disturbed more than that is sent again: the calmest counts
-QUESTIONS = ("describe", "number", "word", "count")
-
-
-@dataclass
-class Load:
-    """What every start is measured with: the same seeded requests, in the same order."""
-
-    streams: int = 8
-    seconds: float = 5.0
-    max_tokens: int = 24
-    temperature: float = 0.7
-    seed: int = 1
-    questions: int = 40
-    ttft_s: float = 0.2
-    tpot_s: float = 0.05
 
 
 @dataclass
@@ -54,7 +35,7 @@ class Tuning:
 
     @property
     def starts(self) -> pd.DataFrame:
-        """A row a start; see `row_of`."""
+        """A row a start; see tuning_start.row_of."""
         columns = ["name", "place", "error", "answers", "met", "due", "goodput", "doubt", "sent", "failed",
                    *tuning.METRICS, *(f"{m}_error" for m in tuning.METRICS)]
         return pd.DataFrame(self.rows, columns=columns)
@@ -118,9 +99,10 @@ async def _one(todo: Tuning, configuration: Configuration, start) -> None:
     server = None
     try:
         with capture_output():  # the bars of each start's parts: the round has one of its own
-            before = _memory_gib(None)
+            before = tuning_start.memory_gib(None)
             server = start(configuration)
-            row |= await row_of(todo, server, f"tuning.{row['place']:02d}-{configuration.letter}", before)
+            row |= await tuning_start.row_of(todo.desk, todo.load, server, f"tuning.{row['place']:02d}-{configuration.letter}", before,
+                                             cold=todo.spec is not None)
     except UserError as error:
         row["error"] = str(error)
     finally:
@@ -128,38 +110,6 @@ async def _one(todo: Tuning, configuration: Configuration, start) -> None:
             server.stop()
     todo.rows.append(row)
     rundir.write_text(todo.desk.run.requests_file(SERIES), todo.starts.to_json(orient="records", lines=True, force_ascii=False))
-
-
-async def row_of(todo: Tuning, server, name: str, before_gib: float) -> dict:
-    """Measure a server that has just been started -> one number for each of tuning.METRICS, with its standard error within
-    this start; requests that met the targets; the questions answered rightly; what speaks against the series."""
-    desk, load = dataclasses.replace(todo.desk, server=server), todo.load
-    tried = [await _short(desk, load, f"{name}.short", "tuning")]
-    while _disturbance(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has
-        tried.append(await _short(desk, load, f"{name}.short-{len(tried) + 1}", f"tuning-{len(tried) + 1}"))
-    first, (fresh, others) = tried[0][0], min(tried, key=_disturbance)
-    long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning"),
-                              load.streams, seconds=load.seconds, warmup=load.streams, cache_expected=True)
-    memory = _memory_gib(server) - (before_gib if machine.gpus() else 0.0)
-    row = {"first_s": first.frame["total_s"].iloc[0] if todo.spec else None, "start_s": getattr(server, "started_in_s", None), "memory_gib": memory,
-           "kv_tokens": getattr(server, "kv_cache_tokens", None), "doubt": "; ".join(filter(None, [
-               f"disturbed: others used {others:.0%} of this machine's processors" if others > 2 * DISTURBED else "",
-               fresh.verdicts()["throughput_tps"]])).removesuffix("; valid"),
-           "sent": fresh.counts["sent"], "failed": fresh.counts["failed"]}
-    row |= _numbers("throughput_tps", stats.mean(fresh.values["throughput_tps"]))
-    # What stalls a start shows in its throughput, slice by slice; a median of some hundred requests cannot tell its own error.
-    row |= {m: float(fresh.measured[m].median()) for m in ("ttft_s", "tpot_s")}
-    row |= {f"{m}_error": row["throughput_tps_error"] for m in ("ttft_s", "tpot_s")}
-    row |= _numbers("long_ttft_s", stats.mean(long.values["ttft_s"]))  # of two kinds of prompts: a median would jump between them
-    met = search.against(fresh, load.ttft_s, load.tpot_s)
-    row |= {"met": met["met"], "due": met["due"], "goodput": met["goodput"]}
-    if load.questions and not getattr(server, "untrained", False):
-        each = math.ceil(load.questions / len(QUESTIONS))
-        asked = probes.questions(QUESTIONS, each, load.seed)
-        await desk.measure(f"{name}.questions", probes.requests(asked), load.streams)
-        answered = probes.judged(asked, desk.run.requests_file(f"{name}.questions"))
-        row["answers"] = "".join("1" if a["correct"] else "0" for a in answered)
-    return row
 
 
 def publish(todo: Tuning, found: pd.DataFrame) -> None:
@@ -196,52 +146,6 @@ def _plain(frame: pd.DataFrame) -> list[dict]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
-async def _short(desk: Bench, load: Load, name: str, part: str) -> tuple:
-    """The short load -> its series, and the share of this machine's processors that neither server nor client used."""
-    before = _processors()
-    series = await desk.measure(name, Brief(load.max_tokens, load.temperature, load.seed, part), load.streams, seconds=load.seconds,
-                                warmup=load.streams)
-    if not series.counts["measured"]:
-        raise UserError(_why_no_answers(desk.server, series))
-    ours, busy, all_of_them = (after - then for after, then in zip(_processors(), before))
-    return series, max(0.0, busy - ours) / all_of_them
-
-
-def _disturbance(tried: tuple) -> float:
-    """The larger of the relative standard error of a series' throughput and of what others used of the processors."""
-    series, others = tried
-    error = _numbers("", stats.mean(series.values["throughput_tps"]))["_error"]
-    return max(others, math.inf if error is None else error)
-
-
-def _processors() -> tuple[float, float, float]:
-    """Seconds of all processors so far: used by this process and all that it started, used at all, there at all."""
-    ours = 0.0
-    for process in [root := psutil.Process(), *root.children(recursive=True)]:
-        try:
-            ours += sum(process.cpu_times()[:2])
-        except psutil.Error:
-            pass
-    times = psutil.cpu_times()
-    busy = times.user + times.nice + times.system + getattr(times, "steal", 0.0)
-    return ours, busy, psutil.cpu_count() * time.monotonic()
-
-
-def _numbers(metric: str, e: stats.Estimate) -> dict:
-    """A mean and its relative standard error, from the width of its interval, which is Student's."""
-    known = e.low > 0 and math.isfinite(e.high) and e.effective_n > 1
-    reach = scipy_stats.t.ppf(1 - stats.TAIL, e.effective_n - 1) if known else math.nan
-    return {metric: e.value, f"{metric}_error": math.log(e.high / e.low) / 2 / reach if known else None}
-
-
-def _why_no_answers(server, series) -> str:
-    errors = series.frame["error"].dropna()
-    told = f"{len(errors)} of {len(series.frame)} requests failed" + (f" ({errors.iloc[-1][:120]})" if len(errors) else "")
-    log = getattr(server, "log", None)
-    cause = troubles.diagnose(log.read_text(encoding="utf-8", errors="replace")) if log and log.exists() else None
-    return f"it started and then answered nothing: {told}" + (f"; {cause}" if cause else "")
-
-
 def _starter(todo: Tuning):
     """How configurations are started: from the spec, with logs of their own; a server that is not ours stands for itself."""
     desk, count = todo.desk, [0]
@@ -275,19 +179,3 @@ def _make_room(desk: Bench) -> None:
         deadline = time.monotonic() + 60
         while psutil.pid_exists(guard.pid) and guard.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
             time.sleep(0.2)
-
-
-def _memory_gib(server) -> float:
-    """GiB that the GPUs hold; without a GPU, what the server's processes hold, shared pages counted once."""
-    if machine.gpus():
-        return sum(v for name, v in telemetry.Gpus().sample().items() if name.endswith(".memory_gib"))
-    process = getattr(server, "process", None)
-    if process is None:
-        return math.nan
-    total = 0
-    for p in (root := psutil.Process(process.pid)).children(recursive=True) + [root]:
-        try:
-            total += p.memory_full_info().pss
-        except psutil.Error:
-            pass
-    return total / machine.GIB

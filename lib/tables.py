@@ -31,6 +31,7 @@ def show(frame: pd.DataFrame) -> Styler:
                "max-width": "36em"}
     heads = [{"selector": "th", "props": "text-align: left"}, {"selector": "td", "props": "vertical-align: top"}]
     return (frame.style.hide().format(number, subset=[c for c in frame if c not in text], na_rep="–")
+            .format(escape="html", subset=text)  # a cell may hold what a server replied
             .set_properties(subset=text, **wrapped).set_table_styles(heads))
 
 

@@ -9,7 +9,6 @@ from IPython.display import Image, Markdown, display
 
 from lib import calibration, launch, load, machine, metrics, probes, reconcile, rundir, stats, tables, telemetry
 from lib.calibration import Calibration
-from lib.progress import progress
 from lib.series import Series
 from lib.server import Server
 from lib.shapes import Closed, Shape
@@ -81,15 +80,16 @@ class Bench:
         return found
 
     async def probe(self, series: str, asked: list[probes.Probe], concurrency: int = 8) -> list[dict]:
-        """Put quality probes to the server -> a row each, as lib.probes.ask gives them. The rows go to the run
-        folder, and the share of right answers of each kind to figures.json. A server with random weights is not asked: no rows."""
+        """Put quality probes to the server -> a row each, as lib.probes.judged gives them: a series like any other,
+        with the answers in its records. The share of right answers of each kind goes to figures.json. A server with
+        random weights is not asked: no rows."""
         if self.server.untrained:
             display(Markdown(f"{len(asked)} questions were not put. {probes.UNTRAINED}"))
             return []
-        with progress(len(asked), series, "questions") as bar:
-            async with self.server.client() as client:
-                rows = await probes.ask(client.openai, self.server.model, asked, concurrency, on_row=lambda row: bar.update())
-        self.run.write_rows(series, rows)
+        if not asked:
+            return []
+        await self.measure(series, probes.requests(asked), concurrency)
+        rows = probes.judged(asked, self.run.requests_file(series))
         for kind, found in probes.accuracy(rows).iterrows():
             right, asked, failed = int(found["correct"]), int(found["n"]), int(found["failed"])
             estimate = stats.share(right, asked).scaled(100)

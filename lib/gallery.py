@@ -13,7 +13,7 @@ ROW = "display:flex; gap:1em; align-items:center; border-bottom:1px solid #8884;
 def show(probes: list[Probe], rows: list[dict]) -> HTML:
     """One line per probe: its pictures, the question, the reply, the right answer, and whether they agree.
 
-    `rows`: of lib.probes.ask, in the same order. Whatever a server replied is shown as plain text.
+    `rows`: of lib.probes.judged, in the same order. Whatever a server replied is shown as plain text.
     """
     return HTML("".join(_line(probe, row) for probe, row in zip(probes, rows)))
 
@@ -21,7 +21,7 @@ def show(probes: list[Probe], rows: list[dict]) -> HTML:
 def _line(probe: Probe, row: dict) -> str:
     earlier = " → ".join(m["content"] if isinstance(m["content"], str) else m["content"][-1]["text"] for m in probe.messages)
     pictures = "".join(f'<img src="{small(p)}" alt="{escape(probe.kind)}" style="height:7em">' for p in probe.pictures)
-    reply = row["error"] or row["reply"]
+    reply = row["message"] if row["error"] else row["reply"]
     mark = "✓ right" if row["correct"] else f"✗ expected: {escape(probe.answer)}"
     return (f'<div style="{ROW}"><div>{pictures}</div><div><div>{escape(earlier)}</div>'
             f'<div><b>{escape(reply or "(no reply)")}</b></div><div><small>{escape(probe.kind)} · {mark}</small></div></div></div>')

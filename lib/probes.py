@@ -1,7 +1,8 @@
 """Seeded questions about seeded pictures, put to any server, judged by rules, and counted with an interval.
 
-    probes = questions(["describe", "number", "pair"], n=50, seed=1)
-    rows = await ask(client, "tiny-qwen3-vl", probes, concurrency=8)
+    asked = questions(["describe", "number", "pair"], n=50, seed=1)
+    await load.run(server, path, "probes", requests(asked), 8)
+    rows = judged(asked, path)
     accuracy(rows)        # a row per kind: n, correct, failed, share, low, high
 
 The same probes run unchanged against the embedded model and the published Qwen3-VL.
@@ -9,15 +10,16 @@ The same probes run unchanged against the embedded model and the published Qwen3
 
 from __future__ import annotations
 
-import asyncio
+import json
 import random
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from lib import images, judging, phrases, stats
+from lib import images, judging, phrases, rundir, stats
+from lib.client import Request
 
 # Kind of probe -> (kind of picture, question). 'pair', 'chinese' and 'follow_up' are put together below.
 SIMPLE = {"describe": ("shape", "describe"), "color": ("shape", "color"), "shape": ("shape", "shape"),
@@ -102,7 +104,7 @@ def own(folder_pictures: Sequence[images.Picture]) -> list[Probe]:
 
 def refused(asked: Sequence[Probe], rows: Sequence[dict]) -> list[str]:
     """A line for each probe that the server did not answer, too large a picture among them: which, and what it said."""
-    return [" ".join(f"{', '.join(p.name for p in probe.pictures)}: {row['error']}".split())
+    return [" ".join(f"{', '.join(p.name for p in probe.pictures)}: {row['message']}".split())
             for probe, row in zip(asked, rows) if row["error"]]
 
 
@@ -111,34 +113,29 @@ def judge(probe: Probe, text: str | None) -> bool:
     return judging.correct(probe.ask, probe.facts, text or "", probe.answer)
 
 
-async def ask(client, model: str, probes: Sequence[Probe], concurrency: int = 4, max_tokens: int = 48,
-              temperature: float = 0.0, on_row: Callable[[dict], None] = lambda row: None) -> list[dict]:
-    """Put every probe to a server through an openai.AsyncOpenAI client; one row each, in the order of `probes`.
+def requests(asked: Sequence[Probe], max_tokens: int = 48) -> list[Request]:
+    """What is sent for each probe: lib.load takes it like any other workload."""
+    return [Request(probe.messages, max_tokens, fixed_length=False) for probe in asked]
 
-    on_row: called with each row as its answer comes.
 
-    A request that fails is a row too, with `error` set and `correct` False.
+def judged(asked: Sequence[Probe], path: Path) -> list[dict]:
+    """Add to each record of a series what was asked, the reply, and whether it is right -> the rows, in the order of `asked`.
+
+    path: what lib.load wrote of `requests(asked)`; it is replaced by these rows. A request that failed is `correct` False,
+    and so is one that was not sent any more, because the server was gone.
     """
-    gate = asyncio.Semaphore(concurrency)
-
-    async def one(probe: Probe) -> dict:
-        row = {"kind": probe.kind, "seed": probe.seed, "lang": probe.lang, "ask": probe.ask,
-               "size": "x".join(map(str, probe.pictures[0].size)), "question": probe.question, "expected": probe.answer,
-               "reply": None, "correct": False, "error": None}
-        async with gate:
-            start = time.monotonic()
-            try:
-                reply = await client.chat.completions.create(model=model, messages=probe.messages, max_tokens=max_tokens,
-                                                             temperature=temperature)
-                row["reply"] = reply.choices[0].message.content or ""
-                row["correct"] = judge(probe, row["reply"])
-            except Exception as error:  # whatever went wrong belongs in the row: the other questions go on
-                row["error"] = f"{type(error).__name__}: {error}"[:300]
-            row["seconds"] = time.monotonic() - start
-        on_row(row)
-        return row
-
-    return list(await asyncio.gather(*(one(probe) for probe in probes)))
+    sent = {row["index"]: row for row in map(json.loads, path.read_bytes().splitlines())}
+    unsent = {"error": "refused", "message": "not sent: the server was gone", "text": ""}
+    rows = []
+    for number, probe in enumerate(asked):
+        record = unsent | {"index": number} | sent.get(number, {})
+        reply = None if record["error"] else record["text"]
+        rows.append(record | {
+            "kind": probe.kind, "seed": probe.seed, "lang": probe.lang, "ask": probe.ask,
+            "size": "x".join(map(str, probe.pictures[0].size)), "question": probe.question, "expected": probe.answer,
+            "reply": reply, "correct": reply is not None and judge(probe, reply)})
+    rundir.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return rows
 
 
 def accuracy(rows: Sequence[dict], by: str | list[str] = "kind") -> pd.DataFrame:

@@ -6,28 +6,25 @@ import sys
 import nbformat
 import pytest
 
-from lib import NOTEBOOKS, gallery, images, probes
+from lib import NOTEBOOKS, gallery, images, load, probes
 from lib.client import Request
 from lib.own_pictures import load_folder
 
 
-def share_right(server, asked) -> float:
-    async def once():
-        async with server.client() as client:
-            return await probes.ask(client.openai, server.model, asked, concurrency=8)
-
-    rows = asyncio.run(once())
+def share_right(server, asked, path) -> float:
+    asyncio.run(load.run(server, path, "probes", probes.requests(asked), 8, quiet=True))
+    rows = probes.judged(asked, path)
     assert [row["error"] for row in rows] == [None] * len(asked)
     return sum(row["correct"] for row in rows) / len(rows)
 
 
-def test_it_answers_questions_about_pictures_it_has_never_seen(server):
-    assert share_right(server, probes.questions(n=15, seed=77)) > 0.85
+def test_it_answers_questions_about_pictures_it_has_never_seen(server, tmp_path):
+    assert share_right(server, probes.questions(n=15, seed=77), tmp_path / "rows.jsonl") > 0.85
 
 
-def test_it_is_at_chance_when_the_pictures_are_grey(server):
+def test_it_is_at_chance_when_the_pictures_are_grey(server, tmp_path):
     asked = probes.questions(["describe", "number", "word", "count"], n=15, seed=77, grey=True)
-    assert share_right(server, asked) < 0.1
+    assert share_right(server, asked, tmp_path / "rows.jsonl") < 0.1
 
 
 @pytest.mark.parametrize("reply", ["<script>alert(1)</script>", "<img src=http://evil.example/x>", "[x](javascript:1)", "a" * 100_000])
@@ -38,10 +35,10 @@ def test_a_reply_is_shown_as_text_whatever_it_holds(reply):
     assert shown.count("<img ") == 1
 
 
-def test_it_answers_about_the_pictures_that_come_with_the_workbook(server):
+def test_it_answers_about_the_pictures_that_come_with_the_workbook(server, tmp_path):
     folder = load_folder("data/images")
     assert not folder.skipped
-    assert share_right(server, probes.own(folder.pictures)) > 0.8
+    assert share_right(server, probes.own(folder.pictures), tmp_path / "rows.jsonl") > 0.8
 
 
 def test_the_health_check_asks_about_pictures_of_your_own_and_names_what_it_skips(as_user, run_name, tmp_path):

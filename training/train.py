@@ -1,7 +1,7 @@
 """Train the embedded model and write its folder.
 
     python -m training.train                                as published, on a GPU
-    python -m training.train --scale 0.17 --steps 200000 --compile    as many pictures on a CPU, in days
+    python -m training.train --scale 0.17 --steps 200000              as many pictures on 16 CPU cores, in about a day
     python -m training.train --steps 0                      random weights, to try a server with
 
 Pictures are drawn by worker processes from training seeds while the model trains; held-out seeds measure it. It stops

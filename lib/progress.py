@@ -29,7 +29,7 @@ class _DisplayLine:
         self._handle = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text):
-        text = text.strip()
+        text = text.replace("\x1b[A", "").strip()  # a bar inside another moves the cursor up
         if text:
             self._handle.update({"text/plain": text}, raw=True)
             if path := os.environ.get(PROGRESS_FILE):

@@ -44,7 +44,7 @@ def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) ->
     return figure
 
 
-def _together(axes, x, y, letters, near: float = 0.06) -> list:
+def _together(axes, x, y, letters, near: float = 0.1) -> list:
     """[(point, "A B E")]: points that would lie under each other's letters share one label, at the highest of them."""
     places = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])))
     groups = []

@@ -12,7 +12,7 @@ COSTS = ("long_ttft_s", "first_s", "start_s", "memory_gib", "kv_tokens")
 def plan(todo: list[configurations.Configuration]) -> pd.DataFrame:
     """What will be started, with the flags that tell it from the baseline."""
     twins = configurations.twins(todo)
-    told = [{"": c.letter, "configuration": c.name, "flags": " ".join(c.flags if c.letter == "A" else c.own) or "–", "model": c.model,
+    told = [{"configuration": f"{c.letter} · {c.name}", "flags": " ".join(c.flags if c.letter == "A" else c.own) or "–", "model": c.model,
              "why": c.left_out or c.why, "started just as": twins.get(c.name, "")} for c in todo]
     return pd.DataFrame([{k: v for k, v in row.items() if k not in ("model", "started just as") or any(r[k] for r in told)} for row in told])
 
@@ -20,7 +20,7 @@ def plan(todo: list[configurations.Configuration]) -> pd.DataFrame:
 def values(found: pd.DataFrame) -> pd.DataFrame:
     """What each configuration gave, in the units of the tables."""
     rows = _measured(found)
-    return pd.DataFrame({"": rows["letter"], "configuration": rows.index, "starts": rows["starts"]} | {
+    return pd.DataFrame({"configuration": _named(rows), "starts": rows["starts"]} | {
         f"{m.name}, {m.unit}": rows[f"{key}.value"] * m.factor for key, m in METRICS.items()
         if f"{key}.value" in rows and rows[f"{key}.value"].notna().any()})
 
@@ -28,7 +28,7 @@ def values(found: pd.DataFrame) -> pd.DataFrame:
 def against(found: pd.DataFrame, metrics=tuning.SPEED) -> pd.DataFrame:
     """Ratios to the baseline with interval and verdict."""
     rows = _measured(found).drop(index=tuning.BASELINE, errors="ignore")
-    return pd.DataFrame({"": rows["letter"], "configuration": rows.index} | {
+    return pd.DataFrame({"configuration": _named(rows)} | {
         METRICS[key].name: [_ratio(row, key) for _, row in rows.iterrows()] for key in metrics if f"{key}.ratio" in rows})
 
 
@@ -39,7 +39,7 @@ def answers(found: pd.DataFrame) -> pd.DataFrame:
     for name, row in rows.iterrows():
         asked = row.get("answers.asked", 0) > 0
         told.append({
-            "": row["letter"], "configuration": name,
+            "configuration": f"{row['letter']} · {name}",
             "right answers": f"{row['answers.right']:.0f} of {row['answers.asked']:.0f}" if asked else "not asked",
             "lost, won": f"{row['answers.lost']:.0f}, {row['answers.won']:.0f}" if asked else "–",
             "beside the baseline": _answers_verdict(row) if asked else "–",
@@ -50,13 +50,17 @@ def answers(found: pd.DataFrame) -> pd.DataFrame:
 def not_measured(found: pd.DataFrame) -> pd.DataFrame:
     """What was not started, could not start, or was dropped early, and why."""
     rows = found[(found["state"] != "measured") | (found["dropped"] != "") | (found["cause"] != "")]
-    return pd.DataFrame({"": rows["letter"], "configuration": rows.index,
+    return pd.DataFrame({"configuration": _named(rows),
                          "state": rows["state"].where(rows["dropped"] == "", "dropped early"),
                          "cause and remedy": rows["cause"].where(rows["dropped"] == "", rows["dropped"])})
 
 
 def _measured(found: pd.DataFrame) -> pd.DataFrame:
     return found[found["state"] == "measured"]
+
+
+def _named(found: pd.DataFrame) -> pd.Series:
+    return found["letter"] + " · " + found.index
 
 
 def _ratio(row: pd.Series, key: str) -> str:

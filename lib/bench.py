@@ -148,7 +148,7 @@ def note(server: Server) -> str:
     """The line under which every figure of this server stands."""
     if server.untrained:
         return (
-            f"Measured against {server.model}: **random weights** in that model's exact architecture. Times, throughput and memory "
+            f"Measured against {server.model}: random weights in that model's exact architecture. Times, throughput and memory "
             "are what the architecture costs; what it answers means nothing, and no answer is judged."
         )
     if not server.embedded:

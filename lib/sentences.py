@@ -18,6 +18,7 @@ LEVEL = re.compile(r"concurrency\.(\d+)\.at_once\.throughput_tps")
 REASONS = re.compile(rf"; (?=(?:{'|'.join(verdicts.KINDS)}):)")
 BETWEEN = {"en": (" (", " to ", ")"), "zh": ("（", "～", "）")}  # value (low to high)
 FINDINGS = ("faster", "slower", "higher", "lower", "the same", "equivalent", "no difference shown")  # of comparisons: not doubts
+RATIO = "throughput_tps.times-the-baseline"
 LONGEST = 300  # characters of anything that a run folder says in words
 
 
@@ -325,10 +326,14 @@ def limits(source: Source) -> list[Block]:
 
 
 def tuning(source: Source) -> list[Block]:
-    """Configurations of 06: throughput, TTFT and TPOT of each, and the throughput as a ratio to the baseline's."""
-    columns = ("throughput_tps.value", "throughput_tps.to-the-baseline", "ttft_s.value", "tpot_s.value")
+    """Configurations of 06: throughput, TTFT and TPOT of each, and the throughput as a multiple of the baseline's."""
+    columns = ("throughput_tps.value", RATIO, "ttft_s.value", "tpot_s.value")
     rows = _grid(source, rf"(tuning\.\w+)\.({'|'.join(columns)})", columns, lambda f: source.word("found", clean(f["name"]).partition(": ")[0]))
-    return table(source, ["configuration", "throughput", "against the baseline", "TTFT", "TPOT", "verdict"], rows)
+    for line in rows:
+        low, high = next((source.figures[i]["interval"] for i in line.sources if i.endswith(RATIO)), (None, None))
+        if low is not None and high is not None and line.cells[-1] == source.word("kinds", "valid"):
+            line.cells[-1] = source.word("kinds", "faster" if low > 1 else "slower" if high < 1 else "no difference shown")
+    return table(source, ["configuration", "throughput", "times the baseline", "TTFT", "TPOT", "verdict"], rows)
 
 
 def replies(source: Source, rows: list[dict], most: int = 3) -> list[Block]:

@@ -122,6 +122,30 @@ def test_an_unfinished_run_says_so_at_its_top(run, lang, words):
     assert words in text.split("---\n\n")[1].split("\n\n")[0] and "away" in text and "<b>" not in text
 
 
+def figure(name, value, low=None, high=None, unit="%", notebook="07_consistency", verdict="valid"):
+    return {"name": name, "value": value, "interval": [low, high], "unit": unit, "n": 30, "verdict": verdict, "notebook": notebook,
+            "records": "requests/x.jsonl", "headline": False, "counts": {}}
+
+
+@pytest.mark.parametrize("low, high, en, zh", [(1.1, 1.3, "faster", "更快"), (0.5, 0.9, "slower", "更慢"), (0.9, 1.2, "no difference shown", "未见差别")])
+def test_a_configuration_is_called_faster_only_where_its_interval_is(low, high, en, zh):
+    figures = {"tuning.A.throughput_tps.value": figure("baseline: throughput, value", 100.0, unit="tokens/s"),
+               "tuning.B.throughput_tps.value": figure("other: throughput, value", 110.0, unit="tokens/s"),
+               f"tuning.B.{sentences.RATIO}": figure("other: throughput, times the baseline", (low + high) / 2, low, high, unit="")}
+    for lang, word in (("en", en), ("zh", zh)):
+        table = sentences.tuning(sentences.Source(lang, figures, {}, drafts.words()))[0]
+        assert [line.cells[-1] for line in table.lines[2:]] == [word] and number(low) in table.lines[2].cells[2]
+
+
+def test_consistency_and_limits_are_a_row_a_condition():
+    figures = {f"consistency_batch_8.{key}": figure(f"{name}, 8 at once", share, share - 5, share + 5) for key, name, share in (
+        ("same", "the same answer as alone", 70.0), ("meaning", "the same meaning as alone", 80.0), ("right", "right answers", 90.0))}
+    figures |= {"limit.x.share": figure("decode speed of one user, of the limit", 12.5, 12, 13), "limit.x.limit": figure("decode speed of one user, limit", 8e3, unit="tokens/s")}
+    source = sentences.Source("zh", figures, {}, drafts.words())
+    assert sentences.consistency(source)[0].lines[1].cells == ["8 并发", "70（65～75）", "80（75～85）", "90（85～95）", "有效"]
+    assert sentences.limits(source)[0].lines[1].cells == ["单用户的生成速度", "12.5（12～13）", "8,000 tokens/s", "有效"]
+
+
 def test_the_command_names_no_server_and_no_folder():
     assert drafts.public("workbook run --server http://gpu7:8000 --load ray://head:10001 02") == "workbook run --server URL --load ADDRESS 02"
     assert drafts.public("workbook run --server /data/models/x -p seed 3") == "workbook run --server FOLDER -p seed 3"

@@ -72,8 +72,8 @@ def compare(a, b, *, paired_rounds=None, better: Literal["lower", "higher"] | No
     if smallest <= 0:
         raise ValueError(f"smallest is a relative difference above 0, not {smallest}")
     if paired_rounds is None:
-        ratio = _ratio(stats.mean(a, seed), stats.mean(b, seed + 1))
-        medians = _ratio(stats.quantile(a, 0.5), stats.quantile(b, 0.5))
+        ratio = ratio_of(stats.mean(a, seed), stats.mean(b, seed + 1))
+        medians = ratio_of(stats.quantile(a, 0.5), stats.quantile(b, 0.5))
     else:
         ratio, medians = (_ratio_over_rounds(a, b, paired_rounds, of) for of in (np.mean, np.median))
     margin = math.log1p(smallest)
@@ -101,7 +101,7 @@ def cliffs_delta(a, b) -> float:
     return float(above.mean() / len(a))
 
 
-def _ratio(a: Estimate, b: Estimate) -> Estimate:
+def ratio_of(a: Estimate, b: Estimate) -> Estimate:
     """b / a of independent estimates. The distances of their ends add in squares, as logarithms (Zou and Donner,
     Statistics in Medicine 27, 2008), so that skewed intervals stay skewed."""
     n = min(a.n, b.n)

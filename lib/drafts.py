@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from lib import claim_words, provenance, sentences
+from lib import claim_words, draft_tables, provenance, sentences
 from lib.finished import PASSING
 from lib.sentences import Block, Line, Source, clean
 
@@ -29,7 +29,7 @@ def compose(source: Source, plots: dict, answers: list[dict], claims: list[Block
     blocks += _left_out(source, plots)
     blocks += _under(source, "facts", _facts(source))
     headlines = {i: f for i, f in source.figures.items() if f["headline"]}
-    blocks += _under(source, "headline", sentences.listed(source, headlines) or sentences.paragraphs(source, source.words["no_headline"]))
+    blocks += _under(source, "headline", draft_tables.listed(source, headlines) or sentences.paragraphs(source, source.words["no_headline"]))
     measured, shown = {entry["notebook"] for entry in [*source.figures.values(), *plots.values()]}, {"01_health_check"}
     for section in source.words["sections"]:
         there = section["notebook"] in measured or section["notebook"] == "limits"
@@ -40,7 +40,7 @@ def compose(source: Source, plots: dict, answers: list[dict], claims: list[Block
         shown.add(section["notebook"])
     for notebook in dict.fromkeys(f["notebook"] for f in source.figures.values() if f["notebook"] not in shown):
         others = {i: f for i, f in source.figures.items() if f["notebook"] == notebook and not i.startswith(("limit.", "cost."))}
-        blocks += _headed(f"{_w(source, 'others')}: {clean(notebook)}", sentences.listed(source, others, whose=False), [clean(notebook)])
+        blocks += _headed(f"{_w(source, 'others')}: {clean(notebook)}", draft_tables.listed(source, others, whose=False), [clean(notebook)])
     blocks += list(claims)
     return blocks + _under(source, "doubts", _doubts(source)) + _under(source, "repeat", _repeat(source))
 
@@ -61,7 +61,7 @@ def _section(source: Source, section: dict, plots: dict) -> list[Block]:
     """Sentences, tables and plots of one way of using the server."""
     found = sentences.paragraphs(source, section["text"])
     for kind, *given in section["tables"]:
-        found += getattr(sentences, kind)(source, *given)
+        found += getattr(draft_tables, kind)(source, *given)
     for plot_id, plot in plots.items():
         if plot["notebook"] == section["notebook"]:
             known = source.words["plots"].get(plot_id, {}).get(source.lang)
@@ -73,8 +73,8 @@ def _section(source: Source, section: dict, plots: dict) -> list[Block]:
 
 def _seen(source: Source, answers: list[dict]) -> list[Block]:
     """What share of questions about pictures was answered rightly, and some of the answers."""
-    kinds = sentences.some(source, r"(?:picture_probes|probes|pictures\.ocr|own_pictures)\.\w+")
-    said = sentences.replies(source, answers)
+    kinds = draft_tables.some(source, r"(?:picture_probes|probes|pictures\.ocr|own_pictures)\.\w+")
+    said = draft_tables.replies(source, answers)
     return ((sentences.paragraphs(source, source.words["seen"]) + kinds if kinds else [])
             + (sentences.paragraphs(source, source.words["answers"]) + said if said else []))
 
@@ -114,14 +114,14 @@ def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[st
     lead = Block("text", [Line([_w(source, "of_claims").replace("{source}", clean(about))], quotes=[clean(about)])])
     rest = Block("list", [Line([words], quotes=[words]) for words in left])
     open_ = [Block("text", [Line([_w(source, "untestable")])]), rest] if left else []
-    return _under(source, "claims", [lead, *sentences.table(source, ["claim", "claimed", "verdict", "because"], rows), *open_]), said
+    return _under(source, "claims", [lead, *draft_tables.table(source, ["claim", "claimed", "verdict", "because"], rows), *open_]), said
 
 
 def _facts(source: Source) -> list[Block]:
     facts = source.info.get("facts", {})
     rows = [Line([title[source.lang], source.word("found", clean(PASSING.sub("", str(facts[name]))))], [f"run:facts.{name}"])
             for name, title in source.words["facts_names"].items() if name in facts and (facts[name] != "none" or name == "GPU")]
-    return sentences.table(source, ["what", "found"], rows)
+    return draft_tables.table(source, ["what", "found"], rows)
 
 
 def _unfinished(source: Source) -> list[Block]:

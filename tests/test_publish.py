@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat import v4
 
-from lib import bench, cli, drafts, metrics, provenance, publish, records, report, rundir, secrets, sentences, without_code
+from lib import bench, cli, draft_tables, drafts, metrics, provenance, publish, records, report, rundir, secrets, sentences, without_code
 from lib.errors import UserError
 from lib.plots import histogram
 from lib.rundir import RunDir
@@ -131,9 +131,9 @@ def figure(name, value, low=None, high=None, unit="%", notebook="07_consistency"
 def test_a_configuration_is_called_faster_only_where_its_interval_is(low, high, en, zh):
     figures = {"tuning.A.throughput_tps.value": figure("baseline: throughput, value", 100.0, unit="tokens/s"),
                "tuning.B.throughput_tps.value": figure("other: throughput, value", 110.0, unit="tokens/s"),
-               f"tuning.B.{sentences.RATIO}": figure("other: throughput, times the baseline", (low + high) / 2, low, high, unit="")}
+               f"tuning.B.{draft_tables.RATIO}": figure("other: throughput, times the baseline", (low + high) / 2, low, high, unit="")}
     for lang, word in (("en", en), ("zh", zh)):
-        table = sentences.tuning(sentences.Source(lang, figures, {}, drafts.words()))[0]
+        table = draft_tables.tuning(sentences.Source(lang, figures, {}, drafts.words()))[0]
         assert [line.cells[-1] for line in table.lines[2:]] == [word] and number(low) in table.lines[2].cells[2]
 
 
@@ -142,8 +142,8 @@ def test_consistency_and_limits_are_a_row_a_condition():
         ("same", "the same answer as alone", 70.0), ("meaning", "the same meaning as alone", 80.0), ("right", "right answers", 90.0))}
     figures |= {"limit.x.share": figure("decode speed of one user, of the limit", 12.5, 12, 13), "limit.x.limit": figure("decode speed of one user, limit", 8e3, unit="tokens/s")}
     source = sentences.Source("zh", figures, {}, drafts.words())
-    assert sentences.consistency(source)[0].lines[1].cells == ["8 并发", "70（65～75）", "80（75～85）", "90（85～95）", "有效"]
-    assert sentences.limits(source)[0].lines[1].cells == ["单用户的生成速度", "12.5（12～13）", "8,000 tokens/s", "有效"]
+    assert draft_tables.consistency(source)[0].lines[1].cells == ["8 并发", "70（65～75）", "80（75～85）", "90（85～95）", "有效"]
+    assert draft_tables.limits(source)[0].lines[1].cells == ["单用户的生成速度", "12.5（12～13）", "8,000 tokens/s", "有效"]
 
 
 def test_the_command_names_no_server_and_no_folder():
@@ -181,7 +181,8 @@ def test_a_planted_number_is_refused(run, monkeypatch, planted, lang, format):
                                          ("interval", lambda source, figure: "1 to 2"),
                                          ("metric_name", lambda source, figure: "of 17")])
 def test_a_number_that_composing_got_wrong_is_refused(run, monkeypatch, name, wrong):
-    monkeypatch.setattr(sentences, name, wrong)
+    for module in (sentences, draft_tables):
+        monkeypatch.setattr(module, name, wrong)
     assert "none of the figures" in refused(run)
 
 

@@ -19,7 +19,6 @@ WORDS = {
     "first": ("first request's TTFT after a start, over that of a warm server", "启动后首个请求的首字延迟与预热后之比"),
     "about": ("about {value}", "约 {value}"), "between": ("{low} to {high}", "{low} 至 {high}"),
     "at least": ("at least {value}", "至少 {value}"), "at most": ("at most {value}", "至多 {value}"),
-    "falls": ("less", "降低"), "rises": ("more", "更高"), "happens": ("it happens", "会发生"),
 }
 SENTENCES = {
     "unsaid": ("the claim does not say on which hardware and model", "该说法未说明硬件与模型"),
@@ -61,8 +60,8 @@ def number_and_unit(e: Estimate, unit: str, lang: str = "en") -> str:
 
 
 def claimed(check, lang: str) -> str:
-    """What a check claims: `at least 5 times`."""
-    if not check.comparator:
+    """What a check claims: `at least 5 times`; nothing where the claim's own words say all."""
+    if check.comparator in ("", "falls", "rises", "happens"):
         return ""
     number = {key: f"{tables.number(value)} {check.unit}".strip() for key in ("value", "low", "high") if (value := getattr(check, key)) is not None}
     return word(check.comparator, lang).format(**number)

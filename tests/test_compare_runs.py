@@ -222,7 +222,7 @@ def test_the_command_writes_a_page_and_enters_every_ratio(outputs, monkeypatch, 
     assert end.value.code == 0 and "slower" in shown and f"{run_name}/html/10_compare.html" in shown
     run = rundir.find(run_name)
     figures = run.figures()
-    assert len(figures) == 4 and all((run.path / f["records"]).exists() and f["n"] >= 60 for f in figures.values())
+    assert len(figures) == 4 and all((run.path / f["records"]).exists() and f["n"] >= 20 for f in figures.values())
     page = run.path / "html" / "10_compare.html"
     assert "is most clearly slower" in report.as_text(page) and report.loads_from_elsewhere(page) == []
 

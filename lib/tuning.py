@@ -214,8 +214,10 @@ def recommend(found: pd.DataFrame) -> tuple[str | None, str]:
     keeps = sound[sound["share"] >= MET].sort_values("throughput_tps.value", ascending=False)
     if keeps.empty:
         best = sound["share"].idxmax() if sound["share"].notna().any() else None
-        return None, ("No configuration keeps the targets" + (
+        return None, (f"{'The server does not keep' if len(found) == 1 else 'No configuration keeps'} the targets" + (
             f"; **{best}** comes nearest: {sound.loc[best, 'share']:.0%} of its requests met both." if best else "."))
+    if len(found) == 1:
+        return BASELINE, f"Nothing was compared. The server keeps the targets: {keeps['share'].iloc[0]:.0%} of its requests met both."
     if BASELINE not in keeps.index:
         base = found.loc[BASELINE, "share"]
         return keeps.index[0], (f"Take **{keeps.index[0]}**: {keeps['share'].iloc[0]:.0%} of its requests met both targets, "

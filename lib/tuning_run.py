@@ -140,6 +140,8 @@ def command(todo: Tuning, name: str | None) -> str:
     """The command lines that start a configuration: vLLM's own, and this workbook's."""
     c = next((c for c in todo.configurations if c.name == name), todo.configurations[0])
     spec = c.model or todo.spec
+    if spec is None:
+        return "How this server was started is not known here."
     flags = shlex.join(launch.without_key(list(c.flags)))
     ours = f"workbook serve {shlex.quote(spec)}" + (f" --flags {shlex.quote(flags)}" if flags else "")
     return f"{launch.command_line(spec, list(c.flags))}\n\n# or, with a random key and an end at Ctrl-C:\n{ours}"

@@ -297,3 +297,4 @@ def test_a_server_of_somebody_else_is_measured_and_left_as_it_is(server, run_nam
     tables = [tables_tuning.values(found), tables_tuning.against(found), tables_tuning.answers(found), tables_tuning.not_measured(found)]
     assert [len(t) for t in tables] == [1, 0, 1, 0] and plots_tuning.pareto(found, 200, 50).axes
     assert "no difference can be shown" in tables_tuning.noise(found) and tables_tuning.stands_out(found) == ""
+    assert "Nothing was compared" in tuning.recommend(found)[1] and "not known here" in tuning_run.command(work, BASELINE)

@@ -104,8 +104,8 @@ class Trial:
             advance.cancel()
             self.bar.value = 0
         verdicts = self.desk.publish(series).set_index("metric")["verdict"]
-        self.rows.insert(0, {"prompt": series.measured["prompt_tokens"].median(), "answer": answer, "verdicts": verdicts.unique()} | search.row(series))
-        self.found.value = tables.show(self.table()).to_html()
+        self.rows.insert(0, {"prompt": series.measured["prompt_tokens"].median(), "answer": answer, "verdicts": list(verdicts)} | search.row(series))
+        self.found.value = f'<div style="{LINE}">{tables.show(self.table()).to_html()}</div>'
         self.line.value = said(f"{series.counts['measured']} requests measured, {series.counts['failed']} failed of "
                                f"{series.counts['sent']} sent; their figures are in run {self.desk.run.name} as {series.name}")
 
@@ -121,10 +121,17 @@ class Trial:
             "load": row["load"], "prompt": row["prompt"], "answer": row["answer"], "requests": row["requests"], "failed": row["failed"],
             "TTFT, median, ms": shown(row, "ttft_ms"), "TPOT, median, ms": shown(row, "tpot_ms"),
             "whole time, mean, ms": shown(row, "total_ms"), "throughput, tokens/s": shown(row, "throughput_tps"),
-            "verdict": "; ".join(dict.fromkeys(row["verdicts"]))} for row in self.rows])
+            "verdict": reasons(row["verdicts"])} for row in self.rows])
 
     async def _advance(self, seconds: float) -> None:
         began, self.bar.max = time.monotonic(), seconds
         while True:
             self.bar.value = min(seconds, time.monotonic() - began)
             await asyncio.sleep(TICK_S)
+
+
+def reasons(verdicts) -> str:
+    """The verdicts on several metrics of a series as one: each kind of reason once, in the words that came first."""
+    found = {reason.partition(":")[0]: reason for verdict in reversed(verdicts) for reason in reversed(verdict.split("; "))
+             if reason != "valid"}
+    return "; ".join(reversed(found.values())) or "valid"

@@ -40,7 +40,7 @@ class Playground:
         self.own = {p.name: p for p in own_pictures.load_folder(pictures).pictures}
         self.asked = 0
         self.choice = widgets.Dropdown(options=[*self.own, *(DRAWN + kind for kind in images.KINDS)], description="picture")
-        self.again = widgets.Button(description="draw another", layout={"width": "8em"})
+        self.again = widgets.Button(description="draw another", layout={"width": "10em"})
         self.image = widgets.Image(layout={"max_width": "320px", "max_height": "320px", "object_fit": "contain"})
         self.known = widgets.Dropdown(description="ask")
         self.question = widgets.Textarea(description="question", layout={"width": "34em", "height": "4em"})

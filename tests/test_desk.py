@@ -104,6 +104,12 @@ def test_an_empty_question_is_not_sent(run):
     assert "the question is empty" in panel.line.value and not run.requests_file("playground").exists()
 
 
+def test_the_verdicts_of_a_series_are_each_told_once():
+    several = ["too few samples: 13", "client-bound: busy; too few samples: 12", "valid"]
+    assert desk.reasons(several) == "client-bound: busy; too few samples: 13"
+    assert desk.reasons(["valid", "valid"]) == "valid"
+
+
 def test_text_is_read_from_any_pieces_of_the_stream():
     first = event(0) + event(1, "Grüße")
     stream, exchange = first + b": keep-alive\n\n" + event(2, "，星") + DONE, Exchange()

@@ -21,6 +21,7 @@ from lib.stats import Estimate
 from lib.workloads import SameLength
 
 TICK_S = 0.1  # how often a clock is drawn anew
+JUDGED = ("TTFT", "TPOT", "whole time", "throughput")  # what the table shows
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LINE = "line-height:1.5; white-space:normal; overflow-wrap:anywhere"
 
@@ -104,8 +105,8 @@ class Trial:
             advance.cancel()
             self.bar.value = 0
         verdicts = self.desk.publish(series).set_index("metric")["verdict"]
-        self.rows.insert(0, {"prompt": series.measured["prompt_tokens"].median(), "answer": answer, "verdicts": list(verdicts)} | search.row(series))
-        self.found.value = f'<div style="{LINE}">{tables.show(self.table()).to_html()}</div>'
+        self.rows.insert(0, {"prompt": series.measured["prompt_tokens"].median(), "answer": answer, "verdicts": {name: verdicts[name] for name in JUDGED}} | search.row(series))
+        self.found.value = f'<div style="line-height:1.4">{tables.show(self.table()).to_html()}</div>'
         self.line.value = said(f"{series.counts['measured']} requests measured, {series.counts['failed']} failed of "
                                f"{series.counts['sent']} sent; their figures are in run {self.desk.run.name} as {series.name}")
 
@@ -130,8 +131,13 @@ class Trial:
             await asyncio.sleep(TICK_S)
 
 
-def reasons(verdicts) -> str:
-    """The verdicts on several metrics of a series as one: each kind of reason once, in the words that came first."""
-    found = {reason.partition(":")[0]: reason for verdict in reversed(verdicts) for reason in reversed(verdict.split("; "))
-             if reason != "valid"}
-    return "; ".join(reversed(found.values())) or "valid"
+def reasons(verdicts: dict[str, str]) -> str:
+    """The verdicts on several metrics of a series as one: each kind of reason once, in the words that came first, with the
+    metrics that it speaks against where it is not all of them."""
+    found = {}
+    for metric, verdict in verdicts.items():
+        for reason in verdict.split("; "):
+            if reason != "valid":
+                found.setdefault(reason.partition(":")[0], (reason, []))[1].append(metric)
+    return "; ".join(reason if len(against) == len(verdicts) else f"{reason} ({', '.join(against)})"
+                     for reason, against in found.values()) or "valid"

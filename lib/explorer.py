@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lib import OUTPUTS, metrics, plots, plots_load, records, stats, tables
 from lib.desk import by_hand, present, said
 from lib.errors import UserError
-from lib.rundir import read_json
+from lib.rundir import find, read_json
 
 
 # -- what there is -----------------------------------------------------------------------------------
@@ -76,8 +76,9 @@ def shown(run: str, series: str, metric: str, frame: pd.DataFrame, window, shape
 
 
 def explorer(run: str = "") -> None:
-    """Choose a run, a series and a metric, and see them. run: what is shown first; the newest if none is named."""
-    panel = Explorer(run)
+    """Choose a run, a series and a metric, and see them. run: what is shown first; the newest if none is named. Raises
+    UserError where there is no such run."""
+    panel = Explorer(find(run).name if run else "")
     if by_hand():
         return present(panel.box, "An explorer of past runs")
     display(HTML(panel.line.value), *(Image(data=bytes(image.value), width=790) for image in panel.images if image.value))
@@ -87,7 +88,7 @@ class Explorer:
     """The panel; `box` is the widget."""
 
     def __init__(self, run: str = ""):
-        self.run, self.series = widgets.Dropdown(description="run"), widgets.Dropdown(description="series", layout={"width": "28em"})
+        self.run, self.series = widgets.Dropdown(description="run"), widgets.Dropdown(description="series", layout={"width": "20em"})
         self.metric = widgets.Dropdown(options=[(m[0], key) for key, m in metrics.METRICS.items()], description="metric")
         self.again = widgets.Button(description="look again", layout={"width": "8em"}, tooltip="what was measured meanwhile is listed, too")
         self.line, self.images = widgets.HTML(), [widgets.Image(format="png", layout={"width": "790px"}) for _ in range(2)]

@@ -41,17 +41,18 @@ class Playground:
         self.asked = 0
         self.choice = widgets.Dropdown(options=[*self.own, *(DRAWN + kind for kind in images.KINDS)], description="picture")
         self.again = widgets.Button(description="draw another", layout={"width": "10em"})
-        self.image = widgets.Image(layout={"max_width": "320px", "max_height": "320px", "object_fit": "contain"})
+        self.image = widgets.Image(layout={"max_width": "300px", "max_height": "300px", "object_fit": "contain"})
         self.known = widgets.Dropdown(description="ask")
-        self.question = widgets.Textarea(description="question", layout={"width": "34em", "height": "4em"})
+        self.question = widgets.Textarea(description="question", layout={"width": "28em", "height": "4em"})
         self.tokens = widgets.IntSlider(48, 1, min(512, (desk.server.max_model_len or 512) // 2), description="at most, tokens",
                                         style={"description_width": "initial"})
         self.ask = widgets.Button(description="Ask", button_style="primary")
         self.stop = widgets.Button(description="Stop", disabled=True)
         self.line, self.reply = widgets.HTML(said("Ask, and the first token's time stands here.")), widgets.HTML()
         self.box = widgets.HBox([
-            widgets.VBox([widgets.HBox([self.choice, self.again]), self.image]),
-            widgets.VBox([self.known, self.question, self.tokens, widgets.HBox([self.ask, self.stop]), self.line, self.reply])],
+            widgets.VBox([self.choice, self.image, self.again]),
+            widgets.VBox([self.known, self.question, self.tokens, widgets.HBox([self.ask, self.stop]), self.line, self.reply],
+                         layout={"width": "34em"})],
             layout={"flex_flow": "row wrap"}).add_class("playground")
         self.choice.observe(lambda change: self.choose(), "value")
         self.known.observe(lambda change: self.fill(), "value")

@@ -24,6 +24,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from conftest import own_run
 from lib import NOTEBOOKS, ROOT, desk, explorer, playground, records, rundir, runner, tables
+from lib.errors import UserError
 from lib.exchange import Exchange
 from lib.server import Server
 from lib.shapes import Closed
@@ -105,9 +106,9 @@ def test_an_empty_question_is_not_sent(run):
 
 
 def test_the_verdicts_of_a_series_are_each_told_once():
-    several = ["too few samples: 13", "client-bound: busy; too few samples: 12", "valid"]
-    assert desk.reasons(several) == "client-bound: busy; too few samples: 13"
-    assert desk.reasons(["valid", "valid"]) == "valid"
+    several = {"TTFT": "client-bound: busy", "TPOT": "client-bound: busy; too few samples: 13", "ITL": "client-bound: busy"}
+    assert desk.reasons(several) == "client-bound: busy; too few samples: 13 (TPOT)"
+    assert desk.reasons({"TTFT": "valid", "TPOT": "valid"}) == "valid"
 
 
 def test_text_is_read_from_any_pieces_of_the_stream():
@@ -174,8 +175,14 @@ def test_an_empty_outputs_folder_says_what_to_do(run):
     assert "measure something" in explorer.Explorer().line.value
 
 
-def test_without_a_hand_everything_is_done_once_and_no_dead_control_is_left(as_user, run_name, tmp_path):
+def test_a_past_run_that_does_not_exist_is_named(run):
+    with pytest.raises(UserError, match="there is no run 'yesterday'"):
+        explorer.explorer("yesterday")
+
+
+def test_without_a_hand_everything_is_done_once_and_no_dead_control_is_left(as_user, run_name, tmp_path, monkeypatch):
     """papermill, then a page: what a reader of a run or of a code host gets."""
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)  # where these tests are run from a notebook
     done = subprocess.run(
         [sys.executable, "-m", "papermill", NOTEBOOKS / "desk.ipynb", "out.ipynb", "-p", "run_name", run_name, "-p", "look_at", run_name,
          "-p", "seconds", "2", "--no-progress-bar"],
@@ -193,6 +200,7 @@ BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH, so the notebooks are not tested in JupyterLab: "
                                                         "install one (on Debian: apt install chromium)")
 SMALL = {
+    "00_setup": {"streams": [8, 32], "seconds": 1.0},
     "01_health_check": {"questions": 2},
     "02_single_request": {"requests": 25, "max_tokens": 8},
     "desk": {"seconds": 2.0},
@@ -319,7 +327,7 @@ def close(lab) -> None:
 
 
 @in_browser
-@pytest.mark.parametrize("name", ["00_setup", "01_health_check", "02_single_request"])
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "desk"])
 def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(page, lab, name):
     notebook, faults = run_all(page, lab, name)
     close(lab)
@@ -329,6 +337,8 @@ def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(page, lab, name):
 @pytest.fixture(scope="module")
 def desk_page(lab, page):
     """The desk, run from top to bottom, with its three panels in the page."""
+    first = httpx2.get(f"{lab.url}/?token={lab.token}", follow_redirects=False).headers["location"]
+    assert "/lab/tree/desk.ipynb" in first, "make lab opens the desk"
     notebook, faults = run_all(page, lab, "desk")
     assert errors(notebook) == [] and faults == []
     for panel in (".playground", ".trial", ".explorer"):
@@ -356,6 +366,8 @@ def test_the_playground_streams_an_answer_about_the_picture_beside_it(desk_page)
         if any(0 < len(part) < len(reply) for part in grew):
             break
     assert any(0 < len(part) < len(reply) and reply.startswith(part) for part in grew), grew
+    picture, answer = (panel.locator(part).bounding_box() for part in ("img", ".reply"))
+    assert answer["x"] > picture["x"] + picture["width"] and answer["y"] < picture["y"] + picture["height"], "beside each other"
     row = records.read(rundir.RunDir(RUN).requests_file("playground")).iloc[-1]
     shown = re.search(r"first token after ([\d.,]+) ms", panel.inner_text())[1]
     assert row["text"] == reply and row["error"] is None
@@ -377,9 +389,12 @@ def test_the_sliders_run_a_measurement_and_show_interval_and_verdict(desk_page):
     panel.locator(".widget-readout").first.press("Enter")
     panel.get_by_role("button", name="Measure").click()
     expect(panel.locator("td", has_text="closed loop, 2 in flight")).to_be_visible(timeout=60_000)
-    ttft = rundir.RunDir(RUN).figures()["by_hand.2-64-32.ttft.median"]
+    figures = rundir.RunDir(RUN).figures()
+    ttft = figures["by_hand.2-64-32.ttft.median"]
     assert tables.with_interval(Estimate(ttft["value"], *ttft["interval"], ttft["n"])) in panel.inner_text()
-    assert ttft["verdict"] in panel.inner_text()
+    published = {name: figures[f"by_hand.2-64-32.{key}.mean"]["verdict"]
+                 for key, name in zip(("ttft", "tpot", "total", "throughput_tps"), desk.JUDGED)}
+    assert desk.reasons(published) in panel.inner_text()
 
 
 @in_browser

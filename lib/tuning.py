@@ -56,6 +56,7 @@ METRICS = {  # column of the starts -> what it is
     "first_s": Metric("first request", "ms", 1000, "lower", "done − sent of the first request after the start"),
     "start_s": Metric("start-up", "s", 1, "lower", "from the command to the first token"),
     "memory_gib": Metric("memory", "GiB", 1, None, "of the server's processes under load; with a GPU, the GPU's"),
+    "of_limit": Metric("throughput of the limit", "%", 1, None, "throughput / the most that this machine allows as many streams"),
     "kv_tokens": Metric("KV cache", "tokens", 1, None, "as the server tells it"),
 }
 SPEED = ("throughput_tps", "ttft_s", "tpot_s")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psutil
 from scipy import stats as scipy_stats
 
-from lib import machine, probes, search, stats, telemetry, troubles
+from lib import efficiency, machine, probes, search, served, stats, telemetry, troubles
 from lib.bench import Bench
 from lib.errors import UserError
 from lib.workloads import Brief, Long
@@ -60,6 +60,8 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
         await desk.measure(f"{name}.questions", probes.requests(asked), load.streams)
         answered = probes.judged(asked, desk.run.requests_file(f"{name}.questions"))
         row["answers"] = "".join("1" if a["correct"] else "0" for a in answered)
+    share = efficiency.throughput(served.yardstick(desk), fresh, "throughput")
+    row["of_limit"] = share[0].percent.value if share else None
     return row
 
 

@@ -7,7 +7,7 @@ import jinja2
 import pandas as pd
 from bs4 import BeautifulSoup
 
-from lib import ROOT, claim_rules, cost, efficiency, tables, verdicts
+from lib import ROOT, claim_rules, cost, efficiency, tables, tables_tuning, verdicts
 from lib.rundir import RunDir, read_json, write_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -49,6 +49,7 @@ def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
             "state": states.get(name, {"status": "run by hand"}),
             "page": f"html/{name}.html" if (run.path / "html" / f"{name}.html").exists() else None,
             "series": _series([f for f in figures.values() if f["notebook"] == name], run.series()),
+            "tuning": tables_tuning.section(read_json(run.path / "tuning.json", None)) if name == "06_tuning" else None,
             "plots": [p | {"data": _embedded(run.path / p["file"])} for p in plots.values() if p["notebook"] == name],
         }
         for name in names

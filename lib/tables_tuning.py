@@ -55,6 +55,16 @@ def not_measured(found: pd.DataFrame) -> pd.DataFrame:
                          "cause and remedy": rows["cause"].where(rows["dropped"] == "", rows["dropped"])})
 
 
+def section(told: dict | None) -> dict | None:
+    """For the report, from a run's tuning.json: the recommendation in words, its command line, tables of columns and rows."""
+    if not told or not told.get("summary"):
+        return None
+    found = pd.DataFrame(told["summary"]).set_index("name")
+    tables = [t for t in (against(found), answers(found), not_measured(found)) if len(t)]
+    return {"words": tuning.recommend(found)[1].replace("**", ""), "command": told.get("command", ""),
+            "tables": [{"columns": list(t.columns), "rows": t.astype(str).values.tolist()} for t in tables]}
+
+
 def _measured(found: pd.DataFrame) -> pd.DataFrame:
     return found[found["state"] == "measured"]
 

@@ -133,7 +133,7 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
     rundir.write_json(run.path / "tuning.json", {
         "spec": todo.spec, "load": dataclasses.asdict(todo.load), "configurations": [dataclasses.asdict(c) for c in todo.configurations],
         "dropped": todo.dropped, "summary": _plain(found.reset_index()), "starts": _plain(starts),
-        "recommended": chosen})
+        "recommended": chosen, "command": command(todo, chosen)})
 
 
 def command(todo: Tuning, name: str | None) -> str:

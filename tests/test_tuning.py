@@ -277,6 +277,8 @@ def test_the_notebook_starts_measures_and_compares_real_servers(tmp_path, run_na
     states = {row["name"]: (row["state"], row["cause"]) for row in told["summary"]}
     assert states[BASELINE] == states["the same again"] == ("measured", "")
     assert states["too short"][0] == "cannot start" and "max_num_batched_tokens" in states["too short"][1]
+    shown = tables_tuning.section(told)
+    assert shown["words"] and "api_server" in shown["command"] and "too short" in str(shown["tables"]), "the report shows what came out"
     starts = [row for row in told["starts"] if row["error"] is None]
     assert len(starts) == 4 and all(row[m] > 0 for row in starts for m in METRICS), "every metric of a server that is started here is known"
     assert told["recommended"] in (BASELINE, "the same again"), "the latter in one of 100 runs"

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from lib.server import Server
 from lib.shapes import Closed
 from lib.stats import Estimate
 from lib.workloads import Brief
+from browser import BROWSER, SMALL
 from replies import DONE, OK, answering, chunk, event
 from series import run as run_series
 from test_notebooks import (code, test_it_has_one_parameters_cell_of_typed_commented_literals, test_logic_is_in_lib,  # noqa: F401
@@ -195,16 +195,8 @@ def test_without_a_hand_everything_is_done_once_and_no_dead_control_is_left(as_u
 
 
 # -- in JupyterLab -----------------------------------------------------------------------------------
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH, so the notebooks are not tested in JupyterLab: "
                                                         "install one (on Debian: apt install chromium)")
-SMALL = {
-    "00_setup": {"streams": [8, 32], "seconds": 1.0},
-    "01_health_check": {"questions": 2},
-    "02_single_request": {"requests": 25, "max_tokens": 8},
-    "desk": {"seconds": 2.0},
-}
 RUN = "test-in-lab"
 ENDED = """() => {
     const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt')].map(p => p.textContent)

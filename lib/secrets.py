@@ -18,7 +18,7 @@ PATTERNS = {  # kind -> what gives it away; the group `secret`, or all of it, is
     "a home folder": r"(?<![\w.])/(?:home|Users)/[^\s/\"'<>]+|(?<![\w./-])/root(?=/|\b(?![\w.]))|\b[A-Za-z]:\\+Users\\+[^\s\\\"'<>]+",
     "an address": r"(?<![\w.])(?!127\.|0\.0\.0\.0)(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.])",
     "a host name": r"(?i:\b[\w-]{1,63}(?:\.[\w-]{1,63}){0,6}\.(?:local|internal|intranet|lan|corp|localdomain)\b)|"
-                   r"(?i:\b(?:https?|ray|tcp|wss?|ssh)://(?:[^\s/@]{1,200}@)?(?P<secret>(?!localhost\b)[a-z][\w-]{0,62})(?=[:/\s\"'<]|$)(?![^\s/]{0,260}@))",
+                   r"(?i:\b(?:https?|ray|tcp|wss?|ssh)://(?:[^\s/@]{1,200}@)?(?P<secret>(?!(?:localhost|host)(?![\w-]))[a-z][\w-]{0,62})(?=[:/\s\"'<]|$)(?![^\s/]{0,260}@))",
 }
 _KINDS = {kind: re.compile(pattern) for kind, pattern in PATTERNS.items()}
 OURSELVES = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "")

@@ -398,13 +398,21 @@ def test_the_explorer_draws_anew_when_another_series_is_picked(desk_page):
     for series in ("alone", "together"):
         panel.get_by_label("series").select_option(series)
         expect(panel.get_by_text(f"{series} in run {RUN}")).to_be_visible(timeout=20_000)
-        plots.append([pixels_of(image) for image in panel.locator("img").all()])
+        if plots:  # the two come one after the other
+            until(lambda: all(new != old for new, old in zip(shown(panel), plots[0])), 20, lambda: "the plots of the first series stayed")
+        plots.append(shown(panel))
     panel.get_by_label("metric").select_option("TPOT")
     expect(panel.get_by_text("TPOT = ")).to_be_visible(timeout=20_000)
-    plots.append([pixels_of(image) for image in panel.locator("img").all()])
+    until(lambda: shown(panel)[0] != plots[1][0], 20, lambda: "the distribution of the other metric did not come")
+    plots.append(shown(panel))
     (d1, w1), (d2, w2), (d3, w3) = plots
     assert d1 != d2 and w1 != w2, "another series, other plots"
     assert d3 != d2 and w3 == w2, "another metric of the same requests"
+
+
+def shown(panel) -> list:
+    """The pictures of a panel, as pixels."""
+    return [pixels_of(image) for image in panel.locator("img").all()]
 
 
 def pixels_of(image) -> list[int]:

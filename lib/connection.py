@@ -52,7 +52,8 @@ class Connection(asyncio.Protocol):
         if exchange is None:  # nobody asked
             self.transport.abort()
             return
-        self._active_at = self._turns.read_at = now
+        self._active_at = now
+        self._turns.read(now)
         before = exchange.size
         try:
             self._parser.feed_data(data)

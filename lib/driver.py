@@ -22,7 +22,7 @@ import httpx2
 import numpy as np
 
 from lib.client import Client
-from lib.exchange import Exchange
+from lib.exchange import LONG_PATIENCE_S, Exchange
 from lib.records import Record, Sink
 from lib.shapes import Closed, Shape
 
@@ -65,6 +65,8 @@ class Drive:
         self._flying: set[Exchange] = set()  # let go, their rows not yet written
         self._owed = 0  # streams that wait for a request to be built
         self._follow = getattr(plan.workload, "follow", None)
+        if not self._follow:  # the next requests are built already: streams that end in one step need not be hurried
+            self._client.turns.patience_s = LONG_PATIENCE_S
         self._thinking: set[Exchange] = set()  # next turns that are not due yet
         self._exhausted = self._stopping = False
         self._build_more, self._over = asyncio.Event(), asyncio.Event()

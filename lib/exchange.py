@@ -18,6 +18,8 @@ class Aborted(httpx2.TransportError):
 
 QUIET_S = 0.0002  # without a read: the step of a batching engine has been read by all streams
 PATIENCE_S = 0.01  # for a quiet moment; where reads never pause, there is none
+LONG_PATIENCE_S = 0.5  # where no request waits for the reply to be taken in
+ROOM_S = 0.001  # that a turn takes: none begins so shortly before the next step
 
 
 class Turns:
@@ -28,7 +30,9 @@ class Turns:
     """
 
     def __init__(self):
+        self.patience_s = PATIENCE_S
         self.read_at = 0.0  # the newest read of any connection; s, monotonic
+        self._step_at = self._step_s = 0.0  # the newest step's first read, and how long after the one before
         self._waiting: collections.deque = collections.deque()  # (future, since when)
 
     def wake(self, future: asyncio.Future) -> None:
@@ -42,6 +46,12 @@ class Turns:
         else:
             loop.call_later(0.001, self._next)  # the step will be over, or nearly
 
+    def read(self, now: float) -> None:
+        """A connection has been read."""
+        if now - self.read_at > QUIET_S:
+            self._step_at, self._step_s = now, now - self._step_at
+        self.read_at = now
+
     async def turn(self) -> None:
         """Wait for a turn."""
         future = asyncio.get_running_loop().create_future()
@@ -51,7 +61,8 @@ class Turns:
     def _next(self) -> None:
         future, since = self._waiting[0]
         now = time.monotonic()
-        if now - self.read_at > QUIET_S or now - since > PATIENCE_S:
+        soon = 0 < self._step_at + self._step_s - now < ROOM_S
+        if (now - self.read_at > QUIET_S and not soon) or now - since > self.patience_s:
             self._waiting.popleft()
             if not future.done():
                 future.set_result(None)

@@ -46,7 +46,7 @@ class StampingTransport(httpx2.AsyncBaseTransport):
         self._idle: dict[tuple, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._ssl = None
-        self.turns = Turns()  # read_at is set by the connections
+        self.turns = Turns()  # the connections tell it of each read
         self._tasks: set = set()  # the loop keeps only weak references
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

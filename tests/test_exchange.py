@@ -17,7 +17,7 @@ def test_thinking_waits_until_the_reads_of_a_step_are_over():
 
         def read():
             reads.append(time.monotonic())
-            turns.read_at = reads[-1]
+            turns.read(reads[-1])
             if len(reads) < 500:
                 loop.call_soon(read)  # as sockets do in a burst
 
@@ -35,7 +35,7 @@ def test_thinking_is_not_put_off_for_ever_by_reads_without_a_pause():
         loop = asyncio.get_running_loop()
 
         def read():
-            turns.read_at = time.monotonic()
+            turns.read(time.monotonic())
             loop.call_soon(read)
 
         read()

@@ -43,7 +43,7 @@ def find(text: str, hosts: tuple = (), values: tuple = ()) -> list[Finding]:
     that are known, such as those in the environment."""
     known = _KINDS | {kind: re.compile("|".join(found)) for kind, found in (
         ("a host name of this run", [rf"(?i:(?<![\w-]){re.escape(h)}(?![\w-]))" for h in hosts if h.lower() not in OURSELVES]),
-        ("a key of this session", [re.escape(v) for v in values if len(v) >= 8])) if found}
+        ("a key of this environment", [re.escape(v) for v in values if len(v) >= 8])) if found}
     return [Finding(kind, number, match.groupdict().get("secret") or match[0])
             for number, line in enumerate(text.splitlines() or [""], 1)
             for kind, pattern in known.items() for match in pattern.finditer(line)]

@@ -245,7 +245,7 @@ def test_secrets_are_looked_for_in_every_format(run, format):
     assert "a Hugging Face token" in refused(run, format=format)
 
 
-@pytest.mark.parametrize("text, kind", [("/home/maria/models/x", "a home folder"), ("http://node-7:8000/v1", "host name"), ("a key abcdwxyz", "a key of this session"),
+@pytest.mark.parametrize("text, kind", [("/home/maria/models/x", "a home folder"), ("http://node-7:8000/v1", "host name"), ("a key abcdwxyz", "a key of this environment"),
                                         ("from 10.1.2.3", "an address"), ("https://u:passw0rd@example.org/x", "a password in a URL")])
 def test_folders_hosts_and_this_sessions_key_are_refused_too(run, monkeypatch, text, kind):
     monkeypatch.setenv("WORKBOOK_API_KEY", "abcdwxyz")

@@ -50,7 +50,7 @@ def test_ordinary_words_are_no_secrets(text):
 
 def test_known_hosts_and_keys_are_found_as_they_are():
     found = secrets.find("served by Ampere, key plainlookingkey", hosts=("ampere",), values=("plainlookingkey", "short"))
-    assert {f.kind for f in found} == {"a host name of this run", "a key of this session"}
+    assert {f.kind for f in found} == {"a host name of this run", "a key of this environment"}
 
 
 @pytest.mark.parametrize("address, host", [("http://gpu-host:8000/v1", "gpu-host"), ("ray://HEAD:10001", "head"), ("head:6379", "head"),

@@ -247,7 +247,7 @@ def test_secrets_are_looked_for_in_every_format(run, format):
 
 @pytest.mark.parametrize("text, kind", [("/home/maria/models/x", "a home folder"), ("http://node-7:8000/v1", "host name"), ("a key abcdwxyz", "a key of this environment"),
                                         ("from 10.1.2.3", "an address"), ("https://u:passw0rd@example.org/x", "a password in a URL")])
-def test_folders_hosts_and_this_sessions_key_are_refused_too(run, monkeypatch, text, kind):
+def test_folders_hosts_and_this_environments_key_are_refused_too(run, monkeypatch, text, kind):
     monkeypatch.setenv("WORKBOOK_API_KEY", "abcdwxyz")
     change(run, "run.json", ["facts", "flags"], text)
     assert kind in refused(run)

@@ -3,7 +3,7 @@ import math
 
 import pandas as pd
 
-from lib import configurations, tables, tuning
+from lib import configurations, tuning
 from lib.tuning import METRICS
 
 COSTS = ("long_ttft_s", "first_s", "start_s", "memory_gib", "kv_tokens")
@@ -60,9 +60,9 @@ def section(told: dict | None) -> dict | None:
     if not told or not told.get("summary"):
         return None
     found = pd.DataFrame(told["summary"]).set_index("name")
-    tables = [t for t in (against(found), answers(found), not_measured(found)) if len(t)]
+    shown = [t for t in (against(found), answers(found), not_measured(found)) if len(t)]
     return {"words": tuning.recommend(found)[1].replace("**", ""), "command": told.get("command", ""),
-            "tables": [{"columns": list(t.columns), "rows": t.astype(str).values.tolist()} for t in tables]}
+            "tables": [{"columns": list(t.columns), "rows": t.astype(str).values.tolist()} for t in shown]}
 
 
 def _measured(found: pd.DataFrame) -> pd.DataFrame:

@@ -108,15 +108,15 @@ def make(kind: str, seed: int, size: tuple[int, int] = (224, 224), format: str =
 
 
 def make_pair(seed: int, size: tuple[int, int] = (224, 224), ask: str | None = None,
-              format: str = "png", quality: int = 85, finest: int = PRINT) -> tuple[Picture, Picture, dict]:
+              format: str = "png", quality: int = 85, finest: int = PRINT, plain: bool = False) -> tuple[Picture, Picture, dict]:
     """Two pictures that differ in what is asked, and the facts of the question; facts['right'] is 1 or 2.
 
-    ask: one of PAIR_ASKS; None draws one.
+    ask: one of PAIR_ASKS; None draws one. plain: nothing but their backgrounds, for `pair_background`.
     """
     rng = random.Random(f"pair/{seed}")
     drawn = rng.choice(PAIR_ASKS)
     ask = ask or drawn
-    kind = {"pair_count": "count", "pair_number": "number"}.get(ask, "shape")
+    kind = "blank" if plain else {"pair_count": "count", "pair_number": "number"}.get(ask, "shape")
     right = rng.randint(1, 2)
     for attempt in range(10_000):  # neighbours in a seeded row, until a pair differs clearly
         one, two = (facts_of(kind, f"{seed}/{attempt}/{k}") for k in (1, 2))

@@ -27,10 +27,12 @@ BUCKETS = {
     (768, 1024): (16, 1), (1024, 1024): (16, 1), (1152, 864): (16, 1),
 }
 KINDS = {"shape": 20, "number": 22, "word": 12, "letters": 17, "count": 18, "receipt": 8, "blank": 3}
-# Comparing two counts is learned slowly: asked twice as often as the other comparisons.
-PAIR_ASKS = (*images.PAIR_ASKS, "pair_count")
+# Comparing two counts, or two backgrounds with something in front of them, is learned slowly or, with some seeds, not at all:
+# asked twice and three times as often as the other comparisons, and of backgrounds partly where nothing stands before them.
+PAIR_ASKS = (*images.PAIR_ASKS, "pair_count", "pair_background", "pair_background")
+PLAIN = 0.4  # share of the comparisons of backgrounds
 FEW, SPARED = 5, 0.3  # pictures with at most so many objects, and the share of them that is drawn anew: few are easily counted
-FORMS = {"one": 58, "pair": 22, "turns": 6, "long": 5, "chat": 6, "text": 4}
+FORMS = {"one": 58, "pair": 29, "turns": 6, "long": 5, "chat": 6, "text": 4}
 FINE_PRINT = 20  # pixels an em: training goes below the print of ordinary pictures, where reading becomes hard
 TEXT_WEIGHT = 0.12  # of a text token's loss against an answer token's: text is long, answers are what is judged
 
@@ -220,7 +222,9 @@ class Maker:
 
     def _pair(self, c, rng, bucket, seed) -> None:
         """Which of two pictures …?"""
-        one, two, facts = images.make_pair(seed(), self._source(rng, bucket), rng.choice(PAIR_ASKS), finest=FINE_PRINT)
+        ask = rng.choice(PAIR_ASKS)
+        plain = ask == "pair_background" and rng.random() < PLAIN
+        one, two, facts = images.make_pair(seed(), self._source(rng, bucket), ask, finest=FINE_PRINT, plain=plain)
         self._open(c, rng)
         self._ask(c, rng, facts, [facts["ask"]], [self._arrive(rng, p.image, bucket) for p in (one, two)])
         if c.turns > 1:  # and then one of them alone

@@ -53,10 +53,12 @@ METRICS = {  # column of the starts -> what it is
     "ttft_s": Metric("TTFT", "ms", 1000, "lower", "median of first − sent"),
     "tpot_s": Metric("TPOT", "ms", 1000, "lower", "median of (last − first) / (n − 1)"),
     "long_ttft_s": Metric("TTFT, long prompts", "ms", 1000, "lower", "mean of first − sent; half of the prompts have one opening"),
+    "alone_tpot_s": Metric("TPOT alone", "ms", 1000, "lower", "mean of (last − first) / (n − 1), one request at a time"),
     "first_s": Metric("first request", "ms", 1000, "lower", "done − sent of the first request after the start"),
     "start_s": Metric("start-up", "s", 1, "lower", "from the command to the first token"),
     "memory_gib": Metric("memory", "GiB", 1, None, "of the server's processes under load; with a GPU, the GPU's"),
     "of_limit": Metric("throughput of the limit", "%", 1, None, "throughput / the most that this machine allows as many streams"),
+    "alone_of_limit": Metric("decode speed alone of the limit", "%", 1, None, "1 / TPOT alone / the most that this machine allows one stream"),
     "kv_tokens": Metric("KV cache", "tokens", 1, None, "as the server tells it"),
 }
 SPEED = ("throughput_tps", "ttft_s", "tpot_s")

@@ -14,6 +14,7 @@ from lib.workloads import Brief, Long
 
 LONG_SENTENCES = 24
 DISTURBED, TRIES = 0.05, 3  # a short load that is disturbed more than that is sent again: the calmest counts
+ALONE = 0.5  # of the length of a load: one user's answers vary little
 QUESTIONS = ("describe", "number", "word", "count")
 
 
@@ -41,6 +42,8 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     first, (fresh, others) = tried[0][0], min(tried, key=_disturbance)
     long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning"),
                               load.streams, seconds=load.seconds, warmup=load.streams, cache_expected=True)
+    alone = await desk.measure(f"{name}.alone", Brief(load.max_tokens, load.temperature, load.seed, "tuning-alone"), 1,
+                               seconds=load.seconds * ALONE, warmup=1)
     memory = memory_gib(server) - (before_gib if machine.gpus() else 0.0)
     row = {"first_s": first.frame["total_s"].iloc[0] if cold else None, "start_s": getattr(server, "started_in_s", None),
            "memory_gib": memory, "kv_tokens": getattr(server, "kv_cache_tokens", None), "doubt": "; ".join(filter(None, [
@@ -52,6 +55,7 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     row |= {m: float(fresh.measured[m].median()) for m in ("ttft_s", "tpot_s")}
     row |= {f"{m}_error": row["throughput_tps_error"] for m in ("ttft_s", "tpot_s")}
     row |= _numbers("long_ttft_s", stats.mean(long.values["ttft_s"]))  # of two kinds of prompts: a median would jump between them
+    row |= _numbers("alone_tpot_s", stats.mean(alone.values["tpot_s"]))
     met = search.against(fresh, load.ttft_s, load.tpot_s)
     row |= {"met": met["met"], "due": met["due"], "goodput": met["goodput"]}
     if load.questions and not getattr(server, "untrained", False):
@@ -60,8 +64,9 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
         await desk.measure(f"{name}.questions", probes.requests(asked), load.streams)
         answered = probes.judged(asked, desk.run.requests_file(f"{name}.questions"))
         row["answers"] = "".join("1" if a["correct"] else "0" for a in answered)
-    share = efficiency.throughput(served.yardstick(desk), fresh, "throughput")
-    row["of_limit"] = share[0].percent.value if share else None
+    yard = served.yardstick(desk)
+    for key, share in {"of_limit": efficiency.throughput(yard, fresh, "throughput"), "alone_of_limit": efficiency.decoding(yard, alone)}.items():
+        row[key] = share[0].percent.value if share else None
     return row
 
 

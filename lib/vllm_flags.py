@@ -53,7 +53,7 @@ def nearest(name: str, flags: dict[str, Flag]) -> str:
 
 
 def _ask() -> list[dict]:
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "lib" / "server_site"), str(ROOT)]), "VLLM_NO_USAGE_STATS": "1"}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "lib" / "server_site"), str(ROOT), os.environ.get("PYTHONPATH")])), "VLLM_NO_USAGE_STATS": "1"}
     done = subprocess.run([sys.executable, "-m", "lib.vllm_flags"], cwd=ROOT, env=env, capture_output=True, text=True)
     try:
         return json.loads(done.stdout.splitlines()[-1])

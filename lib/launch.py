@@ -124,6 +124,10 @@ class GuardedProcess:
     def alive(self) -> bool:
         return self._guard.poll() is None
 
+    def code(self) -> int | None:
+        """With what it ended, as a shell has it: 128 + the signal's number where a signal did it; None while it runs."""
+        return self._guard.poll()
+
     def stop(self) -> None:
         """Have the guard stop the server; if the guard does not, end the whole process group."""
         if self.alive():

@@ -19,8 +19,9 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
-from lib import DATA, NOTEBOOKS, OUTPUTS, bench, cluster, launch, preflight, report, schedule, tuning_run
+from lib import DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, launch, preflight, report, schedule, time_limit, tuning_run
 from lib.errors import UserError
+from lib.keeper import Keeper
 from lib.progress import mirrored
 from lib.rundir import RunDir, write_text
 
@@ -52,6 +53,15 @@ class Plan:
         running = launch.is_url(self.server)
         steps = schedule.Schedule(([] if running else [("the server's start", self._expected("server"))]) + self.schedule().steps)
         return "\n".join([f"profile {self.profile}, about {schedule.duration(steps.seconds)}:", *steps.lines(datetime.now())])
+
+    def limit_s(self, name: str) -> float | None:
+        """The longest that a notebook may take: see lib.time_limit."""
+        declared = declared_parameters(name)
+        usual = declared | load_profile(self.profile)
+        told = {"configurations": lambda value: configurations.read(value).items}  # its length is that of the lists which it names
+        usual, asked = ({key: told.get(key, lambda v: v)(values[key]) for key in declared if key in values}
+                        for values in (usual, self.parameters))
+        return time_limit.limit_s(self._expected(name) if name in self.takes else None, usual, asked, self.takes.get(name, {}))
 
     def _expected(self, name: str) -> float:
         ours = {"started_here": 0 if launch.is_url(self.server) else 1}  # 06 starts servers only where the run's is one
@@ -162,6 +172,7 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
     began = time.monotonic()
     if (OUTPUTS / todo.name).exists():
         raise UserError(f"outputs/{todo.name} exists: choose another --name")
+    limits = {name: todo.limit_s(name) for name in todo.notebooks}
     folder = RunDir(todo.name)
     print(todo.announced(), flush=True)
     with ExitStack() as started:
@@ -175,11 +186,12 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
         os.environ["WORKBOOK_LOAD"] = todo.load
         os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
         with schedule.Bar(todo.schedule(), file=sys.stderr) as bar, mirrored(bar, folder.path / ".progress"):
+            keeper = Keeper(server, folder, lambda: started.enter_context(launch.open_server(todo.server, todo.flags, folder.path)))
             try:
-                for name in todo.notebooks:
+                for last, name in zip(["", *todo.notebooks], todo.notebooks):
                     bar.set_description(name)
-                    server = _up(server, todo, folder, started)
-                    _execute(folder, name, todo.parameters, server.url)
+                    server = keeper.server(last, made_room=last == TUNING and not server.embedded)
+                    _execute(folder, name, todo.parameters, server.url, limits[name])
                     bar.update()
             except KeyboardInterrupt:
                 bar.write("interrupted: writing the report of what is there", file=sys.stderr)
@@ -188,19 +200,7 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
     return folder, all(state["status"] == "done" for state in folder.info()["notebooks"].values())
 
 
-def _up(server, todo: Plan, folder: RunDir, started: ExitStack):
-    """The run's server, started again if it has ended: 06_tuning stops one that its own would have no room beside."""
-    if server.alive():
-        return server
-    try:
-        server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
-        os.environ["WORKBOOK_API_KEY"] = server.api_key or ""
-    except UserError as error:
-        tqdm.write(f"the server does not start again: {error}", file=sys.stderr)
-    return server
-
-
-def _execute(folder: RunDir, name: str, parameters: dict, url: str) -> None:
+def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: float | None = None) -> None:
     """One notebook through papermill, then its page; its state goes to run.json whatever happens."""
     target = folder.path / "notebooks" / f"{name}.ipynb"
     target.parent.mkdir(exist_ok=True)
@@ -208,24 +208,32 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str) -> None:
     given = {k: v for k, v in parameters.items() if k in declared} | {"server": url, "run_name": folder.name}
     state, began = {"status": "interrupted"}, time.monotonic()
     try:
-        papermill.execute_notebook(
-            str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
-            kernel_name="python3", progress_bar=False, autosave_cell_every=10,
-            kernel_manager_class=QuietKernels,
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # sockets that no other user can read
-        )
+        with time_limit.watched(limit_s) as dog:
+            papermill.execute_notebook(
+                str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
+                kernel_name="python3", progress_bar=False, autosave_cell_every=10,
+                kernel_manager_class=QuietKernels,
+                config=Config({"KernelManager": {"transport": "ipc"}}),  # sockets that no other user can read
+            )
         state = {"status": "done"}
-    except papermill.PapermillExecutionError as error:
-        state = {"status": "failed", "error": f"cell {error.exec_count}: {error.ename}: {error.evalue}"[:400]}
-        tqdm.write(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
-    except Exception as error:  # a kernel that died, a disk that is full: the other notebooks go on
-        state = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:400]}
+    except Exception as error:  # of a cell; a kernel that died, a disk that is full too: the other notebooks go on
+        state = {"status": "failed", "error": _told(error, dog.bitten, limit_s)[:800]}
         tqdm.write(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
     finally:
         state["seconds"] = round(time.monotonic() - began, 1)
         folder.update_info(notebooks=folder.info().get("notebooks", {}) | {name: state})
         if target.exists():
             write_page(target, folder.path / "html" / f"{name}.html")
+
+
+def _told(error: Exception, bitten: str, limit_s: float) -> str:
+    """What a user reads of a notebook that failed. bitten: when its time was over, if that is why."""
+    cell = f"cell {error.exec_count}: " if isinstance(error, papermill.PapermillExecutionError) else ""
+    if bitten:
+        return cell + time_limit.over(limit_s, bitten, "and a cell still ran")
+    if not cell:
+        return f"{type(error).__name__}: {error}"
+    return cell + (error.evalue if error.ename == UserError.__name__ else f"{error.ename}: {error.evalue}")
 
 
 def compare(words: list[str], any_model: bool, name: str = "") -> RunDir:

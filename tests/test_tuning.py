@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import NOTEBOOKS, OUTPUTS, bench, calibration, configurations, launch, plots_tuning, rundir, runner, tables_tuning, tuning, tuning_run, vllm_flags
+from lib import NOTEBOOKS, OUTPUTS, bench, calibration, configurations, launch, plots_tuning, rundir, tables_tuning, tuning, tuning_run, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
+from lib.keeper import Keeper
 from lib.server import Server
 from lib.tuning import BASELINE, METRICS, SPEED
 
@@ -236,7 +237,7 @@ def test_without_a_baseline_nothing_else_is_started(run_name):
     assert len(work.rows) == 1 and "\n" not in str(error.value)
 
 
-def test_a_users_server_makes_room_and_the_run_starts_it_again(run_name, tmp_path, monkeypatch):
+def test_a_users_server_makes_room_and_the_run_starts_it_again(run_name, tmp_path):
     """The server that makes room is any process under the guard that owns servers."""
     process = launch.GuardedProcess([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), tmp_path / "log")
     desk = bench_of(run_name, Server("http://127.0.0.1:9", "a model", process=None))
@@ -247,10 +248,9 @@ def test_a_users_server_makes_room_and_the_run_starts_it_again(run_name, tmp_pat
     tuning_run._make_room(desk)
     assert not process.alive()
     again = Server("http://127.0.0.1:10", "a model")
-    monkeypatch.setattr(launch, "open_server", lambda *_: again)
     ended = Server("http://127.0.0.1:9", "a model", process=process)
-    with contextlib.ExitStack() as started:
-        assert runner._up(ended, runner.Plan("smoke", "a model", []), desk.run, started) is again
+    assert Keeper(ended, desk.run, lambda: again).server("06_tuning", made_room=True) is again
+    assert "events" not in desk.run.info(), "it is no mishap"
 
 
 # -- real servers ------------------------------------------------------------------------------------

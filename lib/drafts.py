@@ -10,7 +10,8 @@ import yaml
 
 from lib import claim_words, draft_tables, provenance, sentences
 from lib.finished import PASSING
-from lib.sentences import Block, Line, Source, clean
+from lib.foreign import clean
+from lib.sentences import Block, Line, Source
 
 TEMPLATES = Path(__file__).parent / "templates"
 PROBES = ("picture_probes", "probes")  # records of questions about pictures, the first that are there

@@ -21,6 +21,7 @@ import pandas as pd
 from lib import allowed, conversations, images, judging, pixels, probes, stats, tables
 from lib.client import Request
 from lib.errors import UserError
+from lib.foreign import clean
 from lib.series import Series
 from lib.server import Server
 from lib.stats import Estimate
@@ -213,7 +214,7 @@ async def twins(server: Server, of: list[int], size: tuple[int, int], seed: int 
 def refused(batch: Batch, series: Series) -> list[str]:
     """A line for each of the user's pictures that the server did not answer: which, and what it said."""
     failed = series.frame[series.frame["error"].notna()]
-    return sorted({f"{batch.about[int(k)]['name']}: {message}" for k, message in zip(failed["index"], failed["message"])})
+    return sorted({clean(f"{batch.about[int(k)]['name']}: {message}") for k, message in zip(failed["index"], failed["message"])})
 
 
 # -- tables -------------------------------------------------------------------------------------------
@@ -297,7 +298,5 @@ def of_own(rows: pd.DataFrame) -> pd.DataFrame:
 
 def wrong_first(asked: list[probes.Probe], rows: list[dict], most: int = 12) -> tuple[list[probes.Probe], list[dict]]:
     """Probes and rows to show: the wrong ones first, then one right one of each kind, `most` in all."""
-    wrong = [k for k, row in enumerate(rows) if not row["correct"]]
-    right = list({row["kind"]: k for k, row in enumerate(rows) if row["correct"]}.values())
-    chosen = (wrong[: max(0, most - len(right))] + right)[:most]
+    chosen = probes.wrong_first(rows, most)
     return [asked[k] for k in chosen], [rows[k] for k in chosen]

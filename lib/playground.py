@@ -13,10 +13,12 @@ from lib.client import Request
 from lib.desk import by_hand, present, said, started
 from lib.errors import UserError
 from lib.exchange import Exchange
+from lib.foreign import fit
 from lib.gallery import small
 
 DRAWN_EVERY_S = 0.04
 DRAWN = "drawn: "
+SHOWN = 10_000  # characters of a reply: a browser lays out a longer one for seconds, and again at each piece that comes
 REPLY = ("white-space:pre-wrap; overflow-wrap:anywhere; unicode-bidi:isolate; max-height:16em; overflow:auto; margin:0; "
          "line-height:1.4; font-size:120%")
 
@@ -111,7 +113,7 @@ class Playground:
         return await asking
 
     def show(self, text: str, line: str) -> None:
-        self.reply.value, self.line.value = f'<pre class="reply" style="{REPLY}">{escape(text)}</pre>', said(line)
+        self.reply.value, self.line.value = f'<pre class="reply" style="{REPLY}">{escape(fit(text, SHOWN))}</pre>', said(line)
 
 
 class Arrived:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from lib import images, judging, phrases, rundir, stats
 from lib.client import Request
+from lib.foreign import clean
 
 # Kind of probe -> (kind of picture, question). 'pair', 'chinese' and 'follow_up' are put together below.
 SIMPLE = {"describe": ("shape", "describe"), "color": ("shape", "color"), "shape": ("shape", "shape"),
@@ -104,7 +105,7 @@ def own(folder_pictures: Sequence[images.Picture]) -> list[Probe]:
 
 def refused(asked: Sequence[Probe], rows: Sequence[dict]) -> list[str]:
     """A line for each probe that the server did not answer, too large a picture among them: which, and what it said."""
-    return [" ".join(f"{', '.join(p.name for p in probe.pictures)}: {row['message']}".split())
+    return [clean(f"{', '.join(p.name for p in probe.pictures)}: {row['message']}")
             for probe, row in zip(asked, rows) if row["error"]]
 
 
@@ -131,11 +132,31 @@ def judged(asked: Sequence[Probe], path: Path) -> list[dict]:
         record = unsent | {"index": number} | sent.get(number, {})
         reply = None if record["error"] else record["text"]
         rows.append(record | {
-            "kind": probe.kind, "seed": probe.seed, "lang": probe.lang, "ask": probe.ask,
+            "kind": probe.kind, "picture": probe.pictures[0].kind, "seed": probe.seed, "lang": probe.lang, "ask": probe.ask,
             "size": "x".join(map(str, probe.pictures[0].size)), "question": probe.question, "expected": probe.answer,
             "reply": reply, "correct": reply is not None and judge(probe, reply)})
     rundir.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return rows
+
+
+def redrawn(row: dict) -> list[images.Picture]:
+    """The pictures of a row of `judged`, drawn again from its seed; none where they were somebody's own, or the row was changed."""
+    try:
+        size = tuple(int(side) for side in row["size"].split("x"))
+        if row["kind"] == "own":
+            return []
+        if row["ask"] in (*PAIR_ASKS, "pair_count"):
+            return list(images.make_pair(row["seed"], size, row["ask"])[:2])
+        return [images.make(row.get("picture") or SIMPLE[row["kind"]][0], row["seed"], size)]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+
+
+def wrong_first(rows: Sequence[dict], most: int = 12) -> list[int]:
+    """Which rows to show: the wrong ones first, then one right one of each kind, `most` in all."""
+    wrong = [k for k, row in enumerate(rows) if not row.get("correct")]
+    right = list({row["kind"]: k for k, row in enumerate(rows) if row.get("correct")}.values())
+    return (wrong[: max(0, most - len(right))] + right)[:most]
 
 
 def accuracy(rows: Sequence[dict], by: str | list[str] = "kind") -> pd.DataFrame:

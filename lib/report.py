@@ -6,16 +6,19 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 from bs4 import BeautifulSoup
+from markupsafe import Markup
 
-from lib import ROOT, claim_rules, cost, efficiency, tables, tables_tuning, verdicts
+from lib import ROOT, claim_rules, cost, efficiency, gallery, tables, tables_tuning, verdicts
+from lib.foreign import fit
 from lib.rundir import RunDir, read_json, write_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+PROBES = {"01_health_check": "probes", "05_multimodal": "picture_probes"}  # notebook -> its series of questions about pictures
 
 
 def build(run: RunDir) -> Path:
     """Write report.html of a run and return its path. Missing and failed notebooks are shown as such."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, finalize=_harmless)
     environment.filters["number"] = lambda value: tables.number(value) if not isinstance(value, str) else value
     environment.tests["match_agree"] = lambda judgement: judgement.startswith("agree")
     figures, info = run.figures(), run.info()
@@ -51,6 +54,7 @@ def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
             "series": _series([f for f in figures.values() if f["notebook"] == name], run.series()),
             "tuning": tables_tuning.section(read_json(run.path / "tuning.json", None)) if name == "06_tuning" else None,
             "plots": [p | {"data": _embedded(run.path / p["file"])} for p in plots.values() if p["notebook"] == name],
+            "answers": gallery.section(run, PROBES[name]) if name in PROBES else [],
         }
         for name in names
     ]
@@ -104,12 +108,17 @@ def _title(notebook: str) -> str:
     return re.sub(r"^\d+_", "", notebook).replace("_", " ").capitalize()
 
 
-def _embedded(path: Path) -> str:
+def _embedded(path: Path) -> Markup:
     """A picture as a data URL: the report stays one file, and a picture cannot style or script the page."""
     try:
-        return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+        return Markup("data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode())
     except OSError:
-        return ""
+        return Markup()
+
+
+def _harmless(value):
+    """Whatever a run folder says in words, before it is escaped; our own pictures are as they are."""
+    return fit(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def as_text(page: Path) -> str:

@@ -6,19 +6,17 @@ whose figures carry another verdict than "valid" says so. What is put in is reme
 holds every number of a line against that.
 """
 import re
-import unicodedata
 from dataclasses import dataclass, field
 
 from lib import stats, verdicts
+from lib.foreign import clean
 from lib.tables import number
 
 PLACE = re.compile(r"\{([^{}|]+)(?:\|([\w -]+))?\}")
-ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 LEVEL = re.compile(r"concurrency\.(\d+)\.at_once\.throughput_tps")
 REASONS = re.compile(rf"; (?=(?:{'|'.join(verdicts.KINDS)}):)")
 BETWEEN = {"en": (" (", " to ", ")"), "zh": ("（", "～", "）")}  # value (low to high)
 FINDINGS = ("faster", "slower", "higher", "lower", "the same", "equivalent", "no difference shown")  # of comparisons: not doubts
-LONGEST = 300  # characters of anything that a run folder says in words
 
 
 @dataclass
@@ -60,17 +58,6 @@ class Source:
         if known is None:
             return next((re.sub(p, r, text) for p, r in self.words["patterns"][self.lang] if re.fullmatch(p, text)), text)
         return known if isinstance(known, str) else known.get(self.lang, text)
-
-
-def visible(text) -> str:
-    """Text without terminal codes, control characters, and marks that turn the direction of writing."""
-    return "".join(c for c in ANSI.sub("", str(text)) if c in "\n\t\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp"))
-
-
-def clean(text, most: int = LONGEST) -> str:
-    """Somebody else's words on one line, cut at `most` characters."""
-    text = " ".join(visible(str(text)[: 20 * most].replace("\r", "\n")).split())
-    return text if len(text) <= most else text[:most].rstrip() + "…"
 
 
 # -- figures in words --------------------------------------------------------------------------------

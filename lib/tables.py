@@ -4,6 +4,7 @@ import math
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from lib.foreign import fit
 from lib.metrics import METRICS
 from lib.stats import Estimate
 
@@ -30,7 +31,8 @@ def show(frame: pd.DataFrame) -> Styler:
     wrapped = {"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere", "min-width": "5em",
                "max-width": "36em"}
     heads = [{"selector": "th", "props": "text-align: left"}, {"selector": "td", "props": "vertical-align: top"}]
-    return (frame.style.hide().format(number, subset=[c for c in frame if c not in text], na_rep="–")
+    said = frame.assign(**{c: frame[c].map(lambda cell: fit(cell) if isinstance(cell, str) else cell) for c in text})
+    return (said.style.hide().format(number, subset=[c for c in frame if c not in text], na_rep="–")
             .format(escape="html", subset=text)  # a cell may hold what a server replied
             .set_properties(subset=text, **wrapped).set_table_styles(heads))
 

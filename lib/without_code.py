@@ -8,7 +8,7 @@ from bs4.element import PreformattedString
 from nbformat import v4
 
 from lib.errors import UserError
-from lib.sentences import visible
+from lib.foreign import visible
 
 TAGS = {"table", "thead", "tbody", "tr", "th", "td", "div", "p", "b", "i", "em", "strong", "small", "br", "code", "pre", "span", "ul", "ol",
         "li", "img"}

@@ -85,7 +85,8 @@ def test_a_reply_in_a_table_is_text_too():
 
 def test_a_reply_of_100_000_characters_stays_in_its_box(run):
     panel = asked(run, OK, chunk(event(1, "x" * 100_000, "stop")) + chunk(DONE) + chunk(b""))
-    assert panel.reply.value.count("x") >= 100_000 and "overflow:auto" in panel.reply.value
+    assert 10_000 <= panel.reply.value.count("x") < 11_000 and "(100,000 characters)" in panel.reply.value and "overflow:auto" in panel.reply.value
+    assert records.read(run.requests_file("playground"))["text"].str.len().tolist() == [100_000]
 
 
 def test_a_server_that_refuses_a_picture_is_quoted_in_one_line(run):

@@ -35,9 +35,13 @@ def row(k: int, phase: str) -> dict:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run with one series, as notebook 02 leaves it, questions about pictures, a plot and an executed notebook."""
     monkeypatch.setattr(rundir, "OUTPUTS", tmp_path)
-    folder = RunDir("some-run")
+    return made("some-run")
+
+
+def made(name: str) -> RunDir:
+    """A run with one series, as notebook 02 leaves it, questions about pictures, a plot and an executed notebook."""
+    folder = RunDir(name)
     path = folder.requests_file("single")
     path.write_text("".join(json.dumps(row(k, "warmup" if k < 5 else "measure")) + "\n" for k in range(45)))
     frame = metrics.per_request(records.read(path))

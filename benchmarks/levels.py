@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx2
 import pandas as pd
+import psutil
 
 from benchmarks.clients import PROMPT_TOKENS, VLLM
 from lib import ROOT, calibration, efficiency, launch, model_shape, reconcile, served, telemetry
@@ -35,7 +36,7 @@ ROUNDS = {1: 10, 8: 8, 64: 6}  # requests a stream, up to so many streams; 4 bey
 COLUMNS = {"streams": "streams", "configuration": "configuration", "client": "client", "failed": "failed", "tokens_per_s": "tokens/s",
            "steady": "in the steady window", "per_gpu": "per GPU", "times_first": "times the first", "ttft_ms": "TTFT mean, ms",
            "server_ttft_ms": "server's", "tpot_ms": "TPOT mean, ms", "server_tpot_ms": "server's ", "tpot_difference_pct": "TPOT, % off",
-           "of_limit_pct": "of the limit, %", "verdict": "verdict"}
+           "of_limit_pct": "of the limit, %", "api_cores": "cores: busiest API server", "engine_cores": "engine", "verdict": "verdict"}
 
 
 def count(streams: int) -> int:
@@ -122,9 +123,30 @@ def start_all(spec: str, flags: str, asked: list[tuple[str, str]], run: RunDir, 
     return [(name, server) for name, server in started if server is not None]
 
 
+def processor_time(server) -> dict[int, tuple[bool, float]]:
+    """Of a server's processes: whether it is an engine's or a worker's, and its processor time so far, s."""
+    found = {}
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        try:
+            title = " ".join(process.cmdline())
+            found[process.pid] = ("Engine" in title or "Worker" in title, sum(process.cpu_times()[:2]))
+        except psutil.Error:
+            continue
+    return found
+
+
+def cores(before: dict, after: dict, took_s: float) -> dict:
+    """Processor time per second of the busiest process that speaks HTTP, and of the busiest that computes."""
+    used = {engine: max((t - before[pid][1] for pid, (e, t) in after.items() if e == engine and pid in before), default=float("nan")) / took_s
+            for engine in (False, True)}
+    return {"api_cores": used[False], "engine_cores": used[True]}
+
+
 async def level(desk: Bench, name: str, letter: str, streams: int, tokens: int) -> dict:
     """One level by this client -> a row."""
+    before, began = processor_time(desk.server), time.monotonic()
     series = await desk.measure(f"{letter}.{streams}", Prompts(f"{letter}-{streams}", tokens), Closed(streams), count=count(streams))
+    busy = cores(before, processor_time(desk.server), time.monotonic() - began)
     good = series.frame[series.frame["error"].isna()]
     took = good["done"].max() - good["sent"].min()
     agreed = series.agreement.set_index("quantity")
@@ -136,7 +158,7 @@ async def level(desk: Bench, name: str, letter: str, streams: int, tokens: int) 
             "tokens_per_s": good["output_tokens"].sum() / took, "steady": steady.value, "steady_low": steady.low, "steady_high": steady.high,
             "ttft_ms": good["ttft_s"].mean() * 1000, "server_ttft_ms": own["TTFT"],
             "tpot_ms": tpot, "server_tpot_ms": own["TPOT"], "tpot_difference_pct": 100 * (tpot / own["TPOT"] - 1),
-            "of_limit_pct": share[0].percent.value if share else float("nan"), "verdict": series.verdicts()["throughput_tps"]}
+            "of_limit_pct": share[0].percent.value if share else float("nan"), "verdict": series.verdicts()["throughput_tps"]} | busy
 
 
 async def beside(peer: Peer, run: RunDir, name: str, streams: int, tokens: int) -> dict:

@@ -5,7 +5,7 @@ READY := $(VENV)/.ready-$(KIND)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help report test bench lab serve doctor clean
+.PHONY: help report test bench lab serve doctor lock clean
 
 help:
 	@echo "make report   run the whole workbook and write outputs/latest/report.html"
@@ -14,10 +14,11 @@ help:
 	@echo "make doctor   what is wrong with this machine, and the remedy"
 	@echo "make test     all tests"
 	@echo "make bench    this client beside the others, measured on a server with known timing"
+	@echo "make lock     newer versions and hashes of all packages, within the pins of pyproject.toml"
 	@echo "make clean    remove the environment and unpublished outputs"
 	@echo "More arguments: make report ARGS='--profile quick --server http://127.0.0.1:8000'"
 
-$(READY): pyproject.toml scripts/install.sh
+$(READY): pyproject.toml scripts/install.sh requirements/$(KIND).lock
 	@scripts/install.sh $(VENV) $(KIND)
 	@touch $@
 
@@ -38,6 +39,9 @@ test: $(READY)
 
 bench: $(READY)
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+lock:
+	@scripts/lock.sh
 
 clean:
 	rm -rf $(VENV) benchmarks/.envs

@@ -2,6 +2,8 @@
 # Makes the environment: a virtual environment in FOLDER with vLLM and this workbook in it.
 #   usage: scripts/install.sh FOLDER cpu|gpu       (PYTHON=... chooses the interpreter)
 # It says what it does in a few lines; pip's own words go to FOLDER/install.log.
+# Every package is of the version, and its file of the hash, that requirements/KIND.lock names (scripts/lock.sh), but for
+# torch and torchvision on a CPU.
 set -u
 folder=$1 kind=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -45,5 +47,8 @@ if [ "$kind" = cpu ] && [ "$(uname -s)" = Linux ]; then
     } || fail "torch could not be installed ($(reason)): is the network up? The log is $log"
 fi
 echo "  vLLM, JupyterLab and the rest"
-pip_install -e "$root[$kind,test]" || fail "the packages could not be installed ($(reason)): is the network up, is the disk full? The log is $log"
+# Wheels alone: nothing of a package runs while it is installed. The lock is whole, so that pip has nothing to look for
+# besides; the last step checks that, and adds what the lock leaves out.
+{ pip_install --require-hashes --no-deps --only-binary :all: -r "$root/requirements/$kind.lock" &&
+    pip_install -e "$root[$kind,test]"; } || fail "the packages could not be installed ($(reason)): is the network up, is the disk full? The log is $log"
 echo "  done"

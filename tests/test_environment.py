@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from lib import ROOT
 
@@ -28,6 +29,20 @@ def test_every_dependency_is_pinned():
 def test_cpu_and_gpu_run_the_same_vllm():
     extras = PROJECT["optional-dependencies"]
     assert extras["cpu"][0].split("==")[1] == extras["gpu"][0].split("==")[1]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_the_lock_holds_every_pin_with_hashes_for_each_python(kind):
+    text = (ROOT / "requirements" / f"{kind}.lock").read_text()
+    entries = [Requirement(" ".join(e.split(" \\\n")[0].split())) for e in re.split(r"\n(?=\w)", text.strip())]
+    assert all("--hash=sha256:" in e for e in re.split(r"\n(?=\w)", text.strip())) and "://" not in text
+    extras = PROJECT["optional-dependencies"]
+    elsewhere = {"torch", "torchvision"} if kind == "cpu" else set()
+    for pin in map(Requirement, [*PROJECT["dependencies"], *extras[kind], *extras["test"]]):
+        for python in ("3.11", "3.12", "3.13", "3.14"):
+            here = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": "linux", "platform_machine": "x86_64"}
+            found = [e.specifier for e in entries if e.name == pin.name and (e.marker is None or e.marker.evaluate(here))]
+            assert found == ([] if pin.name in elsewhere else [pin.specifier]), f"{pin}, Python {python}: run `make lock`"
 
 
 def install(tmp_path, stand_ins: dict, **env) -> str:

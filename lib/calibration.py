@@ -90,9 +90,10 @@ def level(frame: pd.DataFrame, truth: dict, health: list[dict], streams: int) ->
     steady = metrics.measured(metrics.mark_steady(good, window))
     true = pd.DataFrame(truth["requests"])
     reads = list(zip(steady["reads"], steady["sent_at"]))
-    ttft_error = np.array([r[0, 0] - s[0] for r, s in reads]) * 1000
+    # Where all streams were never in flight together nothing was measured: NaN, which is not believed.
+    ttft_error = np.array([r[0, 0] - s[0] for r, s in reads] or [np.nan]) * 1000
     measured = steady["tpot_s"].median()
-    real = np.median([(s[-1] - s[0]) / (r[:, 1].sum() - r[0, 1]) for r, s in reads])
+    real = np.median([(s[-1] - s[0]) / (r[:, 1].sum() - r[0, 1]) for r, s in reads] or [np.nan])
     rate = metrics.throughput(good, window).mean()
     row = {
         "streams": streams, "requests": len(steady), "failed": int(frame["error"].notna().sum()),

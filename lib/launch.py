@@ -97,8 +97,14 @@ def command_line(spec: str, flags: list) -> str:
     env = {name: value for name, value in _environment(model, "").items() if os.environ.get(name) != value and name != "VLLM_API_KEY"}
     env["PYTHONPATH"] = env["PYTHONPATH"].replace(f"{ROOT}/", "").replace(str(ROOT), ".")
     words = [*(_embedded_flags() if spec == "embedded" else []), *without_key(flags)]
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), "python -m vllm.entrypoints.openai.api_server",
-                     "--model", shlex.quote(_shown(Path(model)) if Path(model).is_dir() else model), "--host 127.0.0.1", shlex.join(words)])
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), "python", *_program(),
+                     shlex.quote(_shown(Path(model)) if Path(model).is_dir() else model), "--host 127.0.0.1", shlex.join(words)])
+
+
+def _program() -> list[str]:
+    """How a server is started: as `vllm serve` does, which alone heeds --api-server-count. vLLM's CPU package, whose `vllm`
+    command does not start, has its API server's module for it."""
+    return ["-m", "vllm.entrypoints.cli.main", "serve"] if "vllm" in machine.versions() else ["-m", "vllm.entrypoints.openai.api_server", "--model"]
 
 
 def without_key(flags: list) -> list:
@@ -157,8 +163,7 @@ def start(model: str, flags: list, folder: Path | None = None, embedded: bool = 
     if ours.port and _port_taken(int(ours.port)):
         raise UserError(f"the port is taken ({ours.port}): {troubles.remedy('the port is taken')}")
     port = ours.port or _free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
-               "--host", ours.host, "--port", str(port), *rest]
+    command = [sys.executable, *_program(), model, "--host", ours.host, "--port", str(port), *rest]
     if ours.served_model_name:
         command += ["--served-model-name", ours.served_model_name]
     url = f"http://{'127.0.0.1' if ours.host == '0.0.0.0' else ours.host}:{port}"

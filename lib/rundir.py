@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import threading
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 

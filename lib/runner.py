@@ -93,7 +93,7 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
     if load:
         cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")
-    return Plan(profile, server, sorted(set(chosen)), merged, flags, name, load, takes)
+    return Plan(profile, server, list(dict.fromkeys(chosen)), merged, flags, name, load, takes)
 
 
 def all_notebooks() -> list[str]:

@@ -90,6 +90,14 @@ def test_calibration_finds_a_level_that_can_be_believed_and_stops_after_one_that
         calibration.use(None)
 
 
+def test_a_level_whose_streams_were_never_all_in_flight_is_not_believed_and_breaks_nothing(tmp_path):
+    with calibration.metronome(5.0) as server:
+        frame = asyncio.run(load.run(server, tmp_path / "rows.jsonl", "few", [Request([{"role": "user", "content": "a"}], 5)] * 2, 2))
+        truth = server.truth()
+    row = calibration.level(metrics.per_request(frame), truth, frame.attrs["client"], streams=50)
+    assert row["requests"] == 0 and not row["believed"]
+
+
 def test_processes_follow_the_calibration_and_leave_a_processor_free(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     calibration.use(calibration.Calibration([], streams=100, tokens_per_s=1e4))

@@ -4,11 +4,13 @@ from functools import cache
 
 from lib import limits, roofline, served, tables
 from lib.claim_words import number_and_unit, said
-from lib.claims import ANY, UNITS, Check, Claim
+from lib.claims import ANY, GPU, UNITS, Check, Claim
 from lib.errors import UserError
 from lib.limits import Limit
 
 TIMES = ("ttft", "tpot", "total")  # the metrics of figure ids that are times; the others are tokens/s
+METRICS = (*TIMES, "article_tps", "decode_tps", "throughput_tps")
+
 
 def same_model(claimed: str, here: str) -> bool:
     def plain(name):
@@ -17,8 +19,8 @@ def same_model(claimed: str, here: str) -> bool:
 
 
 def same_hardware(claimed: str, here: str) -> bool:
-    if claimed == ANY:
-        return True
+    if claimed in (ANY, GPU):
+        return claimed == ANY or _machine(here) is not None
     try:
         sheet = roofline.datasheet_of(here) or roofline.datasheet(here)
         return sheet.name == roofline.datasheet(claimed).name
@@ -28,7 +30,8 @@ def same_hardware(claimed: str, here: str) -> bool:
 
 def beside(found, claim: Claim, model: str, hardware: str, lang: str) -> bool:
     """Writes what the limit says of the claim, and the scaled comparison; -> whether the claim is impossible."""
-    check, metric = found.check, ("", *found.check.figure.split("."))[-2]
+    check = found.check
+    metric = next((part for part in reversed(check.figure.split(".")) if part in METRICS), "")
     there = _bound(metric, claim, check.streams, _machine(claim.hardware))
     if there is None or UNITS[check.unit][0] != ("time" if metric in TIMES else "tokens") or check.comparator in ("falls", "rises", "happens") or check.seen:
         return False

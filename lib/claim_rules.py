@@ -16,9 +16,9 @@ from pathlib import Path
 
 import yaml
 
-from lib import claim_limits, compare, machine, metrics, records, served
+from lib import claim_limits, compare, drafts, machine, metrics, records, sentences, served, tuning
 from lib.claim_words import LANGUAGES, counted, number_and_unit, said, table, word
-from lib.claims import ANY, UNITS, UNSAID, Check, Claim, Claims, load
+from lib.claims import ANY, GPU, UNITS, UNSAID, Check, Claim, Claims, load, words
 from lib.errors import UserError
 from lib.rundir import RunDir, read_json, write_text
 from lib.stats import Estimate
@@ -29,7 +29,8 @@ NO_DOUBT = ("valid", "faster", "slower", "higher", "lower", "the same", "no diff
 
 @dataclass
 class Found:
-    """What one check came to. `holds`: True, False, or None where it could not be told, for the `reason`."""
+    """What one check came to. `holds`: True, False, or None where it could not be told, for the `reason`. `ids`: the figures it is
+    from."""
 
     check: Check
     holds: bool | None
@@ -40,6 +41,7 @@ class Found:
     limit: str = ""
     share: float = math.nan
     scaled: str = ""
+    ids: tuple = ()
 
 
 @dataclass
@@ -54,24 +56,29 @@ class Held:
 
 def hold(claims: Claims, run: RunDir, lang: str = "en") -> list[Held]:
     """Every claim of a file against a run. Raises UserError where a claim's unit does not go with the figure it names."""
-    return [_claim(claim, claims, _Run(run), lang) for claim in claims.claims]
+    asked = _Run(run, lang)
+    return [_claim(claim, claims, asked, lang) for claim in claims.claims]
 
 
 class _Run:
     """What rules ask of a run, read once."""
 
-    def __init__(self, run: RunDir):
+    def __init__(self, run: RunDir, lang: str):
         self.run, self.figures, self.info = run, run.figures(), run.info()
         self.model = str(self.info.get("model", ""))
         facts = self.info.get("facts", {})
         gpu = facts.get("GPU") or facts.get("client's GPU") or "none"
         named = (self.info.get("gpu") or {}).get("name")  # of a server on another machine, as its user named it
         self.hardware = named or (gpu.split(";")[0].split(",")[0] if gpu != "none" and "GPU" in facts else facts.get("processor", ""))
-        self.vllm = next((word for word in str(facts.get("server", "")).split(",")[:1] if word.startswith("vLLM")), "")
+        self.tuning = read_json(self.run.path / "tuning.json", {})
+        self.source = sentences.Source(lang, self.figures, self.info, drafts.words())
 
-    @property
-    def tuning(self) -> dict:
-        return read_json(self.run.path / "tuning.json", {})
+    def name(self, figure_id: str) -> str:
+        """A figure's name, and whose it is."""
+        figure = self.figures[figure_id]
+        if self.source.lang == "zh":
+            return f"{sentences.owner(self.source, figure_id, figure)}：{sentences.name(self.source, figure)}"
+        return f"{Path(figure['records']).stem}: {figure['name']}"
 
 
 # -- a claim -----------------------------------------------------------------------------------------
@@ -92,7 +99,7 @@ def _claim(claim: Claim, claims: Claims, run: _Run, lang: str) -> Held:
     decided = [f.reason for f in found if f.holds is not None]
     seen = [f.reason for f in found if f.holds is None and f.measured is not None and not elsewhere]
     open_ = [f.reason for f in found if f.holds is None]
-    reasons = [claim.untestable] if claim.untestable else decided + (open_ if verdict == "untestable" else seen)
+    reasons = [words(claim, "untestable", lang)] if claim.untestable else decided + (open_ if verdict == "untestable" else seen)
     return Held(claim, verdict, list(dict.fromkeys(filter(None, reasons))), found)
 
 
@@ -102,14 +109,18 @@ def _elsewhere(claim: Claim, run: _Run, lang: str) -> str:
         return said("unsaid", lang)
     if claim_limits.same_model(claim.model, run.model) and claim_limits.same_hardware(claim.hardware, run.hardware):
         return ""
-    names = [name.rsplit("/", 1)[-1] if name != ANY else word("any", lang) for name in (claim.model, claim.hardware)]
-    return said("elsewhere", lang, model=names[0], hardware=names[1], here_model=run.model or "–", here=run.hardware or "–")
+    names = [word(any_, lang) if name in (ANY, GPU) else name.rsplit("/", 1)[-1]
+             for name, any_ in ((claim.model, "any model"), (claim.hardware, claim.hardware))]
+    here = run.source.word("found", run.hardware) or "–"
+    return said("elsewhere", lang, model=names[0], hardware=names[1], here_model=run.model or "–", here=here)
 
 
 # -- what a run says of a check ----------------------------------------------------------------------
 def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> Found:
-    measured, unit, name, why = _measured(check, claim, run, lang)
-    found = Found(check, None, measured, unit, name, why)
+    if check.starts:
+        return replace(_started(check, run, lang), **({"holds": None, "reason": elsewhere} if elsewhere else {}))
+    measured, unit, name, why, ids = _measured(check, claim, run, lang)
+    found = Found(check, None, measured, unit, name, why, ids=ids)
     if claim.work and check.figure:
         impossible = claim_limits.beside(found, claim, run.model, run.hardware, lang)
         if elsewhere and impossible:
@@ -117,7 +128,7 @@ def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> 
     if elsewhere:
         found.reason = elsewhere
     elif measured is not None and not why:
-        found.holds = _judge(check, measured) if check.confirmed in name and (math.isfinite(measured.low) or check.seen) else None
+        found.holds = _judge(check, measured) if all(check.confirmed in run.figures[i]["name"] for i in ids) and (math.isfinite(measured.low) or check.seen) else None
         key = "measured" if found.holds is not None else "undecided" if math.isfinite(measured.low) else "no_interval"
         if check.comparator == "happens" and found.holds is None:
             key = "not_seen"
@@ -125,27 +136,27 @@ def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> 
     return found
 
 
-def _measured(check: Check, claim: Claim, run: _Run, lang: str) -> tuple[Estimate | None, str, str, str]:
-    """(estimate in the check's unit, that unit, the figure's name, why it settles nothing)."""
+def _measured(check: Check, claim: Claim, run: _Run, lang: str) -> tuple[Estimate | None, str, str, str, tuple]:
+    """(estimate in the check's unit, that unit, the figure's name, why it settles nothing, the ids of the figures)."""
     if check.first_of:
         found = _first_over_warm(run, check.first_of, check.over)
-        return (found, "times", word("first", lang), "") if found else (
-            None, "", "", said("no_series", lang, name=f"{check.first_of}, {check.over}"))
+        return (found, "times", word("first", lang), "", ()) if found else (
+            None, "", "", said("no_series", lang, name=f"{check.first_of}, {check.over}"), ())
     if check.flags:
         figure_id, inverse = _tuned(check, run)
         if figure_id is None:
-            return None, "", "", said("no_flags", lang, flags=check.flags)
+            return None, "", "", said("no_flags", lang, flags=check.flags), ()
     else:
         figure_id, inverse = check.figure, False
     ids = [figure_id, *([check.over] if check.over else [])]
     if missing := [i for i in ids if i not in run.figures]:
-        return None, "", "", said("no_figure", lang, name=missing[0])
+        return None, "", "", said("no_figure", lang, name=missing[0]), ()
     figures = [run.figures[i] for i in ids]
     doubt = next((f["verdict"] for f in figures if f["verdict"] not in NO_DOUBT), None)
     estimates = [_estimate(figure) for figure in figures]
-    name = " / ".join(f"{Path(figure['records']).stem}: {figure['name']}" for figure in figures)
+    name = " / ".join(map(run.name, ids))
     if estimates[0] is None or estimates[-1] is None:
-        return None, "", name, said("no_value", lang, name=name)
+        return None, "", name, said("no_value", lang, name=name), ()
     unit, estimate = check.unit, estimates[0]
     if check.over:
         estimate = compare.ratio_of(estimates[1], estimates[0])
@@ -154,7 +165,8 @@ def _measured(check: Check, claim: Claim, run: _Run, lang: str) -> tuple[Estimat
         estimate = estimate.scaled(factor)
     if inverse:
         estimate = Estimate(1 / estimate.value, 1 / estimate.high, 1 / estimate.low, estimate.n)
-    return estimate, unit, name, said("doubtful", lang, name=name, verdict=doubt) if doubt else ""
+    why = said("doubtful", lang, name=name, verdict=sentences.reasons(run.source, doubt)) if doubt else ""
+    return estimate, unit, name, why, tuple(ids)
 
 
 def _estimate(figure: dict) -> Estimate | None:
@@ -174,18 +186,37 @@ def _factor(unit: str, wanted: str, claim: str, figure: str) -> float:
 
 
 def _tuned(check: Check, run: _Run) -> tuple[str | None, bool]:
-    """The figure of the ratio that a configuration with these flags, or of this name, had in 06_tuning, and whether it is the other
-    way round: the baseline had them and the configuration did not."""
-    listed, words = run.tuning.get("configurations", []), shlex.split(check.flags)
-    switch_off = [words[0].replace("--", "--no-", 1)]
-    for configuration in listed[1:]:
+    """The figure of the ratio that a configuration with these flags had in 06_tuning, and whether it is the other way round: the
+    baseline had them and the configuration did not."""
+    configuration, inverse = _tried(check.flags, run)
+    return (f"tuning.{configuration['letter']}.{check.metric}.{tuning.RATIO}" if configuration else None), inverse
+
+
+def _tried(flags: str, run: _Run) -> tuple[dict | None, bool]:
+    """The configuration of 06_tuning with these flags, or of this name; and whether it lacks them, and the baseline had them."""
+    wanted = shlex.split(flags)
+    switch_off = [wanted[0].replace("--", "--no-", 1)]
+    for configuration in run.tuning.get("configurations", [])[1:]:
         own = configuration["own"]
-        if configuration["name"] == check.flags:
-            return f"tuning.{configuration['letter']}.{check.metric}.to-the-baseline", False
-        for wanted, inverse in ((words, False), (switch_off, len(words) == 1)):
-            if own[:len(wanted)] == wanted and len(own) <= len(wanted) + (len(wanted) == 1 and not inverse):
-                return f"tuning.{configuration['letter']}.{check.metric}.to-the-baseline", inverse
+        if configuration["name"] == flags:
+            return configuration, False
+        for part, inverse in ((wanted, False), (switch_off, len(wanted) == 1)):
+            if own[:len(part)] == part and len(own) <= len(part) + (part[-1].startswith("--") and not inverse):  # and its value
+                return configuration, inverse
     return None, False
+
+
+def _started(check: Check, run: _Run, lang: str) -> Found:
+    """Did a server with these flags start? Where it did not, the cause must be the one that the claim is about."""
+    configuration, _ = _tried(check.starts, run)
+    name = configuration["name"] if configuration else ""
+    row = next((row for row in run.tuning.get("summary", []) if row["name"] == name), {})
+    cause = str(row.get("cause", "")).partition(" (")[0]
+    if row.get("state") == "measured":
+        return Found(check, True, None, "", name, said("started", lang, name=name, means=words(check, "means", lang)))
+    if row.get("state") == "cannot start" and check.confirmed in cause:
+        return Found(check, False, None, "", name, said("not_started", lang, name=name, cause=cause, means=words(check, "means", lang)))
+    return Found(check, None, None, "", name, said("no_flags", lang, flags=check.starts))
 
 
 def _first_over_warm(run: _Run, pattern: str, warm: str) -> Estimate | None:
@@ -245,7 +276,7 @@ def _documented(check: Check, lang: str) -> Found:
     text = " ".join(re.sub(r'"\s+f?"', "", text).split())  # a long message stands in pieces
     if " ".join(check.says.split()) not in text:
         return Found(check, None, None, "", "", said("not_documented", lang, file=check.documented, version=version or word("none", lang)))
-    return Found(check, check.speaks == "for", None, "", "", said("documented", lang, version=version, file=check.documented, means=check.means))
+    return Found(check, check.speaks == "for", None, "", "", said("documented", lang, version=version, file=check.documented, means=words(check, "means", lang)))
 
 
 def of_file(run: RunDir, file: str = "", lang: str = "en") -> list[Held]:

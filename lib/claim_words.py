@@ -4,6 +4,7 @@ import math
 import pandas as pd
 
 from lib import tables
+from lib.claims import words
 from lib.stats import Estimate
 
 LANGUAGES = ("en", "zh")
@@ -12,10 +13,11 @@ VERDICTS = {
     "untestable": ("not testable here", "此处无法检验"),
 }
 SEVERAL = {"holds": "hold", "fails": "do not hold", "part": "hold only in part", "untestable": "are not testable here"}
+UNITS = {"times": "倍", "pictures/s": "张/秒", "requests/s": "请求/秒"}
 HEADS = {"claim": ("claim", "说法"), "claimed": ("claimed", "所称"), "verdict": ("verdict", "结论"), "because": ("because", "理由"),
          "here": ("measured here", "此处测得"), "limit": ("physical limit there", "所称硬件的物理极限")}
 WORDS = {
-    "any": ("anything", "任意"), "none": ("none", "无"), "own": ("by the claimant's own numbers", "按其自身数据"),
+    "any": ("any hardware", "任意硬件"), "any model": ("any model", "任意模型"), "a GPU": ("a GPU", "GPU"), "none": ("none", "无"), "own": ("by the claimant's own numbers", "按其自身数据"),
     "first": ("first request's TTFT after a start, over that of a warm server", "启动后首个请求的首字延迟与预热后之比"),
     "about": ("about {value}", "约 {value}"), "between": ("{low} to {high}", "{low} 至 {high}"),
     "at least": ("at least {value}", "至少 {value}"), "at most": ("at most {value}", "至多 {value}"),
@@ -23,7 +25,7 @@ WORDS = {
 SENTENCES = {
     "unsaid": ("the claim does not say on which hardware and model", "该说法未说明硬件与模型"),
     "elsewhere": ("it is about {model} on {hardware}; this run measured {here_model} on {here}",
-                  "所称为 {hardware} 上的 {model}；此次测的是 {here} 上的 {here_model}"),
+                  "说的是 {model}（{hardware}），此次测的是 {here_model}（{here}）"),
     "no_series": ("this run holds no series {name}", "此次运行没有 {name} 系列"),
     "no_flags": ("this run tried no configuration with {flags}", "此次运行未试过 {flags}"),
     "no_figure": ("this run holds no figure {name}", "此次运行没有数值 {name}"),
@@ -38,6 +40,8 @@ SENTENCES = {
     "possible": ("{name}{claimed} is {percent} % of the most that {hardware} allows ({bound})", "{name}{claimed} 为 {hardware} 物理上限（{bound}）的 {percent} %"),
     "longer": ("{name}{claimed} is {times} times the least that {hardware} allows ({bound})", "{name}{claimed} 为 {hardware} 物理下限（{bound}）的 {times} 倍"),
     "impossible": ("{name}{claimed} is beyond what {hardware} allows ({bound}): impossible", "{name}{claimed} 超出 {hardware} 的物理极限（{bound}）：不可能"),
+    "started": ("{name} started: {means}", "{name}：可以启动。{means}"),
+    "not_started": ("{name} did not start ({cause}): {means}", "{name}：无法启动（{cause}）。{means}"),
     "at_once": ("{n} at once: ", "{n} 并发："),
     "scaled": ("{name}scaled to {hardware} by the ratio of the limits, not measured there: {value}", "{name}按物理极限之比换算到 {hardware}（并非实测）：{value}"),
     "documented": ("vLLM {version}, {file}: {means}", "vLLM {version}（{file}）：{means}"),
@@ -56,14 +60,18 @@ def said(key: str, lang: str, **values) -> str:
 def number_and_unit(e: Estimate, unit: str, lang: str = "en") -> str:
     """`4.1 [3.9, 4.3] times`."""
     shown = f"{e.value:,.0f}" if unit == "tokens" and math.isnan(e.low) else tables.with_interval(e)
-    return f"{shown} {dict(times='times' if lang == 'en' else '倍').get(unit, unit)}".strip()
+    return with_unit(shown, unit, lang)
+
+
+def with_unit(number: str, unit: str, lang: str) -> str:
+    return f"{number} {UNITS.get(unit, unit) if lang == 'zh' else unit}".strip()
 
 
 def claimed(check, lang: str) -> str:
     """What a check claims: `at least 5 times`; nothing where the claim's own words say all."""
     if check.comparator in ("", "falls", "rises", "happens"):
         return ""
-    number = {key: f"{tables.number(value)} {check.unit}".strip() for key in ("value", "low", "high") if (value := getattr(check, key)) is not None}
+    number = {key: with_unit(tables.number(value), check.unit, lang) for key in ("value", "low", "high") if (value := getattr(check, key)) is not None}
     return word(check.comparator, lang).format(**number)
 
 
@@ -75,9 +83,9 @@ def table(held: list, lang: str = "en") -> pd.DataFrame:
         limit = [text for text in (nearest.limit, nearest.scaled) if text and text not in one.reasons] if nearest else []
         return {
             "id": one.claim.id, "claim": one.claim.zh if lang == "zh" and one.claim.zh else one.claim.en,
-            "claimed": "; ".join(dict.fromkeys(filter(None, (claimed(c, lang) for c in [*one.claim.checks, *one.claim.evidence])))),
+            "claimed": ("；" if lang == "zh" else "; ").join(dict.fromkeys(filter(None, (claimed(c, lang) for c in [*one.claim.checks, *one.claim.evidence])))),
             "verdict": VERDICTS[one.verdict][LANGUAGES.index(lang)], "because": one.reasons, "here": here, "limit": limit,
-            "key": one.verdict, "hardware": one.claim.hardware, "model": one.claim.model, "reading": one.claim.reading, "method": one.claim.method}
+            "key": one.verdict, "hardware": one.claim.hardware, "model": one.claim.model, "reading": words(one.claim, "reading", lang), "method": words(one.claim, "method", lang)}
     return pd.DataFrame([of(one) for one in held])
 
 
@@ -94,6 +102,7 @@ def as_text(held: list, lang: str = "en") -> str:
     """For a terminal: a claim, its verdict, and below it what stands behind that."""
     lines = []
     for row in table(held, lang).to_dict("records"):
-        lines.append(f"{row['verdict'].upper()}  {row['claim']}" + (f" ({row['claimed']})" if row["claimed"] else ""))
+        brackets = "（{}）" if lang == "zh" else " ({})"
+        lines.append(f"{row['verdict'].upper()}  {row['claim']}" + (brackets.format(row["claimed"]) if row["claimed"] else ""))
         lines += [f"    {line}" for line in [*row["because"], *row["limit"]]]
     return "\n".join([*lines, counted(held, lang)])

@@ -20,8 +20,9 @@ UNITS = {  # unit -> (what it is of, in units of the first of its kind)
     "GB": ("memory", 1), "GiB": ("memory", 1.073741824), "MB": ("memory", 1e-3), "%": ("share", 1), "times": ("ratio", 1), "": ("ratio", 1),
     "tokens": ("length", 1), "requests": ("number", 1)}
 NEEDS = {"about": ("value",), "between": ("low", "high"), "at least": ("value",), "at most": ("value",), "falls": (), "rises": (), "happens": ()}
-SOURCES = ("figure", "flags", "first_of", "own", "memory", "published", "documented")
-ANY, UNSAID = "any", "not said"
+SOURCES = ("figure", "flags", "starts", "first_of", "own", "memory", "published", "documented")
+TOLD = ("min", "max", "kv_tokens", "gpu_memory")  # what was seen or read, and no estimate: it needs no interval
+ANY, UNSAID, GPU = "any", "not said", "a GPU"
 
 
 class Strict(BaseModel):
@@ -39,14 +40,15 @@ class Work(Strict):
 
 class Check(Strict):
     """One figure of a claim, and where it is to be found: `figure`, an id of figures.json; `flags`, the ratio of `metric` that
-    06_tuning measured with these flags; `first_of`, the first TTFT of these series as a multiple of the median of series `over`;
+    06_tuning measured with these flags; `starts`, whether 06_tuning could start a server with these flags; `first_of`, the first TTFT of these series as a multiple of the median of series `over`;
     `own`, another number of the same claims file; `memory`, what fits the hardware; `published`, a model's config.json;
     `documented`, a file of the installed vLLM in which `says` stands. over: divided by that one. confirmed: words that the
-    figure's name must hold for it to count."""
+    figure's name, or the cause why nothing started, must hold for it to count."""
 
     figure: str = ""
     flags: str = ""
     metric: str = ""
+    starts: str = ""
     first_of: str = ""
     own: str = ""
     memory: Literal["", "kv_room"] = ""
@@ -55,6 +57,7 @@ class Check(Strict):
     says: str = ""
     speaks: Literal["", "for", "against"] = ""
     means: str = ""
+    means_zh: str = ""
     over: str = ""
     confirmed: str = ""
     comparator: Literal["about", "between", "at least", "at most", "falls", "rises", "happens", ""] = ""
@@ -71,15 +74,16 @@ class Check(Strict):
         if len(given) != 1:
             raise ValueError(f"needs one of {', '.join(SOURCES)}, and has {' and '.join(given) or 'none'}")
         needed = ("says", "speaks", "means") if self.documented else ("comparator", *NEEDS.get(self.comparator, ()))
-        needed += ("metric",) if self.flags else ("over",) if self.first_of else ()
+        needed += ("metric",) if self.flags else ("over",) if self.first_of else ("means",) if self.starts else ()
         if missing := [name for name in needed if getattr(self, name) in (None, "")]:
             raise ValueError(f"needs {missing[0]!r}")
         if self.unit not in UNITS:
             raise ValueError(f"unit {self.unit!r} is unknown{_nearest(self.unit, UNITS)} (known: {', '.join(filter(None, UNITS))})")
         if self.comparator == "between" and self.low > self.high:
             raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        if self.starts and self.comparator != "happens":
+            raise ValueError(f"what 'starts' can only happen, so its comparator is 'happens', not {self.comparator!r}")
         return self
-
 
     @property
     def region(self) -> tuple[float, float]:
@@ -93,11 +97,12 @@ class Check(Strict):
     @property
     def seen(self) -> bool:
         """Is its figure what was seen, and no estimate? Without an interval nothing else is judged."""
-        return self.figure.rpartition(".")[2] in ("min", "max") and not self.over
+        return (self.metric or self.figure.rpartition(".")[2]) in TOLD and not self.over
 
 
 class Claim(Strict):
-    """checks: what a run can say, on the claimed hardware and model (any: on each). evidence: what needs no measuring."""
+    """checks: what a run can say, on the claimed hardware and model (any: on each; hardware `a GPU`: on each of these).
+    evidence: what needs no measuring."""
 
     id: str
     en: str
@@ -105,8 +110,11 @@ class Claim(Strict):
     model: str = ""
     hardware: str = ""
     method: str = ""
+    method_zh: str = ""
     reading: str = ""
+    reading_zh: str = ""
     untestable: str = ""
+    untestable_zh: str = ""
     work: Work | None = None
     checks: list[Check] = []
     evidence: list[Check] = []
@@ -119,9 +127,10 @@ class Claim(Strict):
 
 
 class Claims(Strict):
-    """A file of claims. model and hardware: of every claim that names no other."""
+    """A file of claims. model and hardware: of every claim that names no other. What ends in _zh is its Chinese, where there is one."""
 
     source: str
+    source_zh: str = ""
     model: str
     hardware: str
     claims: list[Claim]
@@ -147,6 +156,11 @@ def load(name: str = "article") -> Claims:
     for claim in found.claims:
         claim.model, claim.hardware = claim.model or found.model, claim.hardware or found.hardware
     return found
+
+
+def words(of: Strict, name: str, lang: str) -> str:
+    """An entry of a claims file in a language; as it is where it has no other."""
+    return (getattr(of, f"{name}_zh") if lang == "zh" else "") or getattr(of, name)
 
 
 def _said(error: dict, content) -> str:

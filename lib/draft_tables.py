@@ -1,11 +1,13 @@
 """Figures -> the tables of a draft, in English or Chinese, in the manner of lib.sentences. Pure."""
 import re
 
-from lib.sentences import (Block, Line, Source, clean, concurrency_levels, doubt, interval, metric_name, name, owner, value,
+from lib import tuning
+from lib.foreign import clean
+from lib.sentences import (Block, Line, Source, concurrency_levels, doubt, interval, metric_name, name, owner, value,
                            with_interval)
 from lib.tables import number
 
-RATIO = "throughput_tps.times-the-baseline"
+RATIO = f"throughput_tps.{tuning.RATIO}"
 
 
 def table(source: Source, head: list[str], rows: list[Line], sources: list[str] = ()) -> list[Block]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from lib import claim_words, draft_tables, provenance, sentences
+from lib import claim_words, claims, draft_tables, provenance, sentences
 from lib.finished import PASSING
 from lib.foreign import clean
 from lib.sentences import Block, Line, Source
@@ -23,8 +23,8 @@ def words() -> dict:
     return yaml.safe_load((TEMPLATES / "draft.yaml").read_text(encoding="utf-8"))
 
 
-def compose(source: Source, plots: dict, answers: list[dict], claims: list[Block] = ()) -> list[Block]:
-    """The whole draft. plots: of plots.json; answers: rows of lib.probes.ask; claims: a claims table, where there is one."""
+def compose(source: Source, plots: dict, answers: list[dict], settled: list[Block] = ()) -> list[Block]:
+    """The whole draft. plots: of plots.json; answers: rows of lib.probes.judged; settled: a claims table, where there is one."""
     blocks = [Block("title", [sentences.sentence(source, source.words["title"]) or Line([f"vLLM {_w(source, 'facts')}"])]), *_unfinished(source)]
     blocks += sentences.paragraphs(source, source.words["opening"])
     blocks += _left_out(source, plots)
@@ -42,7 +42,7 @@ def compose(source: Source, plots: dict, answers: list[dict], claims: list[Block
     for notebook in dict.fromkeys(f["notebook"] for f in source.figures.values() if f["notebook"] not in shown):
         others = {i: f for i, f in source.figures.items() if f["notebook"] == notebook and not i.startswith(("limit.", "cost."))}
         blocks += _headed(f"{_w(source, 'others')}: {clean(notebook)}", draft_tables.listed(source, others, whose=False), [clean(notebook)])
-    blocks += list(claims)
+    blocks += list(settled)
     return blocks + _under(source, "doubts", _doubts(source)) + _under(source, "repeat", _repeat(source))
 
 
@@ -99,13 +99,13 @@ def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[st
     for claim in held:
         words, told = clean(claim.claim.zh if source.lang == "zh" and claim.claim.zh else claim.claim.en), claim_words.VERDICTS[claim.verdict]
         checks = [*claim.claim.checks, *claim.claim.evidence]
-        wanted = "; ".join(dict.fromkeys(filter(None, (claim_words.claimed(c, source.lang) for c in checks))))
-        quotes = [words, wanted, *(clean(text) for c in checks for text in (c.means, c.documented) if text)]
+        wanted = ("；" if source.lang == "zh" else "; ").join(dict.fromkeys(filter(None, (claim_words.claimed(c, source.lang) for c in checks))))
+        quotes = [words, wanted, *(clean(text) for c in checks for text in (claims.words(c, "means", source.lang), c.documented) if text)]
         said |= set(quotes)
         if claim.verdict == "untestable":
             left.append(words)
             continue
-        sources = ["run:facts.server", *(i for c in checks for i in (c.figure, c.over) if i in source.figures)]
+        sources = ["run:facts.server", *(i for found in claim.found for i in found.ids)]
         line = Line([words, wanted or "–", told[LANGUAGES.index(source.lang)]], sources, quotes)
         why = [reason for reason in map(clean, claim.reasons) if provenance.said(Line([reason], sources, quotes), source.figures, source.info)]
         line.cells.append(("；" if source.lang == "zh" else "; ").join(why) or _w(source, "computed"))

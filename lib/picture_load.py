@@ -10,6 +10,7 @@ a picture before, unless it is meant to be seen again; and each request carries 
 `cache_salt`), so that no two share a prefix, unless they are meant to.
 """
 import base64
+import math
 import random
 import secrets
 import time
@@ -252,6 +253,14 @@ def gpu_memory(series: Series) -> pd.DataFrame:
     gib = series.samples[columns].dropna() * 1.073741824
     return pd.DataFrame([{"GPU": c.split(".")[0], "before, GB": gib[c].iloc[0], "most during, GB": gib[c].max(),
                           "after, GB": gib[c].iloc[-1], "more, GB": gib[c].max() - gib[c].iloc[0]} for c in columns if len(gib)])
+
+
+def publish_memory(desk, series: Series, memory: pd.DataFrame) -> None:
+    """Enter what requests with a picture took of all GPUs' memory beyond what was taken before; nothing without a GPU."""
+    if len(memory):
+        more = Estimate(float(memory["more, GB"].sum()), math.nan, math.nan, len(series.measured))
+        desk.run.publish("pictures_article.gpu_memory", "GPU memory beyond that before the first, most", more, "GB", "valid", desk.notebook,
+                         series.name, formula="most during − before")
 
 
 def cost_of_formats(rows: pd.DataFrame) -> pd.DataFrame:

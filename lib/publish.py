@@ -134,7 +134,7 @@ def _claims(run: RunDir, source: Source) -> tuple[list, set[str]]:
     own = run.path / "claims.yaml"
     try:
         made = claims.load(str(own) if own.exists() else "article")
-        return drafts.claimed(source, claim_rules.hold(made, run, source.lang), made.source)
+        return drafts.claimed(source, claim_rules.hold(made, run, source.lang), claims.words(made, "source", source.lang))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError) as error:
         raise UserError(f"run {run.name}: the claims cannot be held against it ({type(error).__name__}: {clean(error, 80)}): changed by hand, "
                         "or written by another version of the workbook")

@@ -34,7 +34,7 @@ from lib import compare, stats
 from lib.configurations import Configuration
 from lib.stats import Estimate
 
-BASELINE = "baseline"
+BASELINE, RATIO = "baseline", "times-the-baseline"  # RATIO: how ids of figures end that are a ratio to the baseline
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
         for key, metric in tuning.METRICS.items():
             value, *ratio = (row.get(f"{key}.{part}", math.nan) for part in ("value", "ratio", "low", "high"))
             shown = {"value": stats.Estimate(value * metric.factor, math.nan, math.nan, row["starts"])}
-            shown |= {"times the baseline": stats.Estimate(*ratio, row["starts"])} if name != tuning.BASELINE else {}
+            shown |= {tuning.RATIO.replace("-", " "): stats.Estimate(*ratio, row["starts"])} if name != tuning.BASELINE else {}
             judged = verdict if key in (*tuning.SPEED, "alone_tpot_s", "long_ttft_s") else "valid"
             for what, estimate in shown.items() if math.isfinite(value) else ():
                 unit, told = (metric.unit, metric.formula) if what == "value" else ("", formula)

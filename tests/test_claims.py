@@ -1,5 +1,6 @@
 """A claim gets the verdict that its evidence allows and no other; a claims file's mistakes are told in one line."""
 import math
+import re
 import sys
 
 import pytest
@@ -81,6 +82,8 @@ def test_a_full_run_settles_at_least_ten_of_the_articles_claims(finished_run):
     held = claim_rules.hold(claims.load(), folder)
     settled = [h.claim.id for h in held if h.verdict != "untestable"]
     assert len(held) == 24 and len(settled) >= 10, settled
+    named = {i for h in held for c in h.claim.checks for i in (c.figure, c.over) if i and not c.first_of}
+    assert named - set(folder.figures()) <= {"pictures_article.gpu_memory"}, "a figure that no notebook enters settles nothing, on no machine"
     text = report.as_text(folder.path / "report.html")
     assert "What others claim" in text and all(h.claim.en in text for h in held)
 
@@ -173,7 +176,7 @@ def test_a_measurement_on_another_gpu_is_scaled_and_marked_as_scaled(run, tmp_pa
 def tuned(run, own, ratio, low, high, name="a configuration"):
     rundir.write_json(run.path / "tuning.json", {"configurations": [
         {"letter": "A", "name": "baseline", "own": []}, {"letter": "B", "name": name, "own": own}]})
-    publish(run, "tuning.B.ttft_s.to-the-baseline", ratio, low, high, "", 3, "no difference shown", "TTFT, to the baseline")
+    publish(run, "tuning.B.ttft_s.times-the-baseline", ratio, low, high, "", 3, "no difference shown", "TTFT, to the baseline")
 
 
 @pytest.mark.parametrize("own, low, high, expected", [
@@ -185,6 +188,38 @@ def test_a_direction_is_settled_by_the_configuration_with_that_flag(own, low, hi
     tuned(run, own, (low + high) / 2, low, high)
     held = verdict(run, tmp_path, {"flags": "--enforce-eager", "metric": "ttft_s", "comparator": "falls"}, hardware="any", model="any")
     assert held.verdict == expected
+
+
+@pytest.mark.parametrize("state, cause, expected", [
+    ("measured", "", "holds"), ("cannot start", "not enough memory for the KV cache of one request (1.0 GiB): lower it", "fails"),
+    ("cannot start", "the port is taken (9): choose another", "untestable"), ("not started", "", "untestable")])
+def test_what_cannot_start_refutes_a_claim_only_for_the_reason_that_it_is_about(state, cause, expected, run, tmp_path):
+    own = ["--enable-chunked-prefill", "--num-gpu-blocks-override", "8"]
+    rundir.write_json(run.path / "tuning.json", {"configurations": [
+        {"letter": "A", "name": "baseline", "own": []}, {"letter": "B", "name": "small", "own": own}],
+        "summary": [{"name": "small", "state": state, "cause": cause}]})
+    check = {"starts": "--enable-chunked-prefill --num-gpu-blocks-override", "comparator": "happens", "confirmed": "not enough memory", "means": "m"}
+    assert verdict(run, tmp_path, check, hardware="any", model="any").verdict == expected
+
+
+def test_what_a_server_tells_needs_no_interval(run, tmp_path):
+    check = {"flags": "--max-model-len", "metric": "kv_tokens", "comparator": "falls"}
+    for ratio, expected in ((1.0, "fails"), (0.5, "holds")):
+        rundir.write_json(run.path / "tuning.json", {"spec": "embedded", "configurations": [
+            {"letter": "A", "name": "baseline", "own": []}, {"letter": "B", "name": "b", "own": ["--max-model-len", "2048"]}]})
+        publish(run, "tuning.B.kv_tokens.times-the-baseline", ratio, unit="", n=1, name="b: KV cache, times the baseline")
+        assert verdict(run, tmp_path, check, hardware="any", model="any").verdict == expected
+        assert verdict(run, tmp_path, check, hardware="a GPU", model="any").verdict == "untestable", "there is none here"
+
+
+def test_every_reason_of_a_verdict_is_in_the_language_that_was_asked_for(run):
+    """What is left in English is names: of models, of files, of flags, of units."""
+    run.update_info(**EMBEDDED)
+    words = re.compile(r"[a-z]{3,} [a-z]{2,} [a-z]{2,}")
+    for held in claim_rules.hold(claims.load(), run, "zh"):
+        row = claim_words.table([held], "zh").to_dict("records")[0]
+        said = [row["claim"], row["claimed"], row["reading"], row["method"], *row["because"], *row["limit"]]
+        assert not any(words.search(text) for text in said), said
 
 
 def test_a_configuration_is_also_known_by_its_name(run, tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import allowed, claims, images, picture_load, plots_context, fit
+from lib import allowed, bench, claims, images, picture_load, plots_context, fit, rundir
 from lib.errors import UserError
 from lib.pixels import Processor
 from lib.server import Server
@@ -168,9 +168,15 @@ def test_the_rate_is_that_of_the_whole_series():
     assert rate.value == pytest.approx(5 / 4.5) and rate.low <= rate.value <= rate.high
 
 
-def test_gpu_memory_before_during_and_after():
-    series = types.SimpleNamespace(samples=pd.DataFrame({"gpu0.memory_gib": [10.0, 11.0, 10.5]}))
-    (row,) = picture_load.gpu_memory(series).to_dict("records")
+def test_gpu_memory_before_during_and_after(tmp_path, monkeypatch):
+    monkeypatch.setattr(rundir, "OUTPUTS", tmp_path)
+    series = types.SimpleNamespace(name="pictures_article", measured=[1, 2], samples=pd.DataFrame({"gpu0.memory_gib": [10.0, 11.0, 10.5]}))
+    memory = picture_load.gpu_memory(series)
+    (row,) = memory.to_dict("records")
+    desk = bench.Bench("05_multimodal", None, rundir.RunDir("some-run"))
+    picture_load.publish_memory(desk, series, memory)
+    figure = desk.run.figures()["pictures_article.gpu_memory"]
+    assert figure["value"] == pytest.approx(row["more, GB"]) and figure["unit"] == "GB"
     assert row["more, GB"] == pytest.approx(1.0737, rel=1e-3) and row["GPU"] == "gpu0"
     assert picture_load.gpu_memory(types.SimpleNamespace(samples=pd.DataFrame({"time": [1.0]}))).empty
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import NOTEBOOKS, OUTPUTS, bench, calibration, configurations, launch, plots_tuning, rundir, tables_tuning, tuning, tuning_run, vllm_flags
+from lib import NOTEBOOKS, OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, plots_tuning, rundir, tables_tuning, tuning, tuning_run, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.keeper import Keeper
@@ -263,11 +263,14 @@ def test_a_server_that_dies_under_load_is_a_row_with_its_cause_and_what_was_meas
     asyncio.run(tuning_run.carry_out(work, start=lambda c: gone if c.name == "dies" else Beating(5.0)))
     found = work.summary()
     assert list(found["state"]) == ["measured", "cannot start"] and "answered nothing" in found.loc["dies", "cause"]
+    tuning_run.publish(work, found)
+    assert "dies" in str(tables_tuning.section(rundir.read_json(work.desk.run.path / "tuning.json", None))["tables"]), "the report has it, too"
 
 
 def test_the_notebook_starts_measures_and_compares_real_servers(tmp_path, run_name):
     mine = tmp_path / "list.yaml"
-    mine.write_text("configurations:\n- {name: the same again}\n- {name: too short, flags: --no-enable-chunked-prefill --max-num-batched-tokens 1024}\n")
+    mine.write_text("configurations:\n- {name: half the context, flags: --max-model-len 2048}\n"
+                    "- {name: too small, flags: --enable-chunked-prefill --num-gpu-blocks-override 8}\n")
     done = subprocess.run(
         [sys.executable, "-m", "papermill", NOTEBOOKS / "06_tuning.ipynb", "out.ipynb", "-p", "server", "embedded", "-p", "run_name", run_name,
          "-p", "configurations", f'["{mine}"]', "-p", "tuning_rounds", "1", "-p", "tuning_apart", "1", "-p", "tuning_seconds", "2.0",
@@ -275,13 +278,15 @@ def test_the_notebook_starts_measures_and_compares_real_servers(tmp_path, run_na
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads((OUTPUTS / run_name / "tuning.json").read_text())
     states = {row["name"]: (row["state"], row["cause"]) for row in told["summary"]}
-    assert states[BASELINE] == states["the same again"] == ("measured", "")
-    assert states["too short"][0] == "cannot start" and "max_num_batched_tokens" in states["too short"][1]
+    assert states[BASELINE] == states["half the context"] == ("measured", "")
+    assert states["too small"][0] == "cannot start" and "KV cache" in states["too small"][1]
+    measured = {h.claim.id: h.reasons for h in claim_rules.hold(claims.load(), rundir.RunDir(run_name)) if h.verdict == "fails"}
+    assert "half the context: KV cache" in measured["max-len-kv"][0] and "too small did not start" in measured["chunked"][0], "by measuring"
     shown = tables_tuning.section(told)
-    assert shown["words"] and "api_server" in shown["command"] and "too short" in str(shown["tables"]), "the report shows what came out"
+    assert shown["words"] and "api_server" in shown["command"] and "too small" in str(shown["tables"]), "the report shows what came out"
     starts = [row for row in told["starts"] if row["error"] is None]
     assert len(starts) == 4 and all(row[m] > 0 for row in starts for m in METRICS), "every metric of a server that is started here is known"
-    assert told["recommended"] in (BASELINE, "the same again"), "the latter in one of 100 runs"
+    assert told["recommended"] in (BASELINE, "half the context"), "the latter in one of 100 runs"
     page = nbformat.read(tmp_path / "out.ipynb", 4)
     text = "".join(o.get("text", "") for c in page.cells if c.cell_type == "code" for o in c.outputs)
     assert "python -m vllm.entrypoints.openai.api_server --model data/models/tiny-qwen3-vl" in text and "workbook serve embedded" in text

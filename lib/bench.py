@@ -108,6 +108,7 @@ def begin(notebook: str, server: str = "auto", run: str = "desk", flags: str = "
     """The opening call of a notebook: connect to or start the server, open the run folder, and show what is
     being measured."""
     run_dir = rundir.RunDir(run)
+    run_dir.notebook = notebook
     found = launch.open_server(server, flags, run_dir.path)
     # To this kernel only: shell cells use them, and a cell run again connects instead of starting anew.
     os.environ |= {"WORKBOOK_SERVER": found.url, "WORKBOOK_MODEL": found.model, "WORKBOOK_API_KEY": found.api_key or ""}

@@ -24,21 +24,36 @@ FlagsOption = Annotated[str, typer.Option(help="vLLM's own flags for a server th
 @app.command()
 def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="which notebooks (02, single_request, a path); all if none is named")] = None,
-    profile: Annotated[str, typer.Option(help="parameters from data/profiles/PROFILE.yaml")] = "smoke",
+    profile: Annotated[str, typer.Option(help="parameters from data/profiles/PROFILE.yaml; smoke unless told")] = "",
     server: ServerOption = "auto",
     flags: FlagsOption = "",
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", help="KEY VALUE (or KEY=VALUE), for the notebooks that declare it")] = None,
     name: Annotated[str, typer.Option(help="the run's folder under outputs/")] = "",
     load: LoadOption = "",
+    resume: Annotated[str, typer.Option(metavar="RUN", help="go on with a run that was cut off: what is done stays, the rest is run again")] = "",
+    like: Annotated[str, typer.Option(metavar="RUN", help="make a run again as it was, on its server or on --server, and compare the two")] = "",
 ) -> None:
     """Run the notebooks end to end against one server and write the report."""
-    from lib import report, runner
+    from lib import finished, report, runner
 
-    todo = runner.plan(profile, server, notebooks or [], runner.parse_parameters(parameter or []), flags, name, load)
+    given = {"profile": profile, "notebooks": notebooks or [], "parameters": runner.parse_parameters(parameter or []), "flags": flags}
+    if resume and (like or name):
+        raise errors.UserError(f"--resume goes on in the run's own folder: leave --{'like' if like else 'name'} out")
+    if like and any(given.values()):
+        raise errors.UserError(f"--like makes a run again as it was: leave out {', '.join(k for k, v in given.items() if v)}")
+    if resume:
+        todo = runner.resumed(resume, server, load=load, **given)
+    elif like:
+        like = str(finished.open_run(like).path)  # before hours pass: what could not be compared
+        todo = runner.repeated(Path(like).name, server, name, load)
+    else:
+        todo = runner.plan(profile or "smoke", server, given["notebooks"], given["parameters"], flags, name, load)
     folder, well = runner.run(todo)
     print(report.shown(folder.path / "report.html"))
     if folder.name == (OUTPUTS / "latest").resolve().name:
         print(report.shown(OUTPUTS / "latest" / "report.html"))
+    if like:
+        _compared([like, str(folder.path)])
     if not well:
         raise typer.Exit(1)
 
@@ -108,6 +123,10 @@ def compare(
     name: Annotated[str, typer.Option(help="the folder under outputs/ for the comparison")] = "",
 ) -> None:
     """Hold runs against each other: ratios with intervals, and what is set differently."""
+    _compared(runs, any_model, name)
+
+
+def _compared(runs: list[str], any_model: bool = False, name: str = "") -> None:
     from lib import compare_runs, report, runner
 
     found = compare_runs.open_all(runs, any_model)  # what cannot be compared is told before anything is made

@@ -39,7 +39,7 @@ def read(run: str, series: str) -> tuple[pd.DataFrame, tuple[float, float], str]
     """
     path = OUTPUTS / run / "requests" / f"{series}.jsonl"
     try:
-        frame = metrics.per_request(records.read(path))
+        frame = metrics.per_request(records.read(path, say=False))  # `summary` says it
     except OSError as error:
         raise UserError(f"{run}: requests/{path.name} cannot be read ({error.strerror})")
     about = read_json(OUTPUTS / run / "series.json", {})

@@ -34,10 +34,20 @@ def _workbook(path: Path) -> Run:
         raise UserError(f"run {path.name} is half there: it has no {' and no '.join(missing)}; make the run again, or fetch the whole folder")
     info, about, figures = (read_json(path / part, {}) for part in PARTS)
     facts = {name: PASSING.sub("", str(fact)) for name, fact in info.get("facts", {}).items() if name not in ("disk", "model")}
+    facts |= _maker(info.get("made_by"))
     facts |= {"profile": info.get("profile", ""), "measured": info.get("began", "")}
     facts |= {f"parameter {name}": str(value) for name, value in info.get("parameters", {}).items()}
     series = {name: _series(path, name, known, figures) for name, known in about.items()}
     return Run(path.name, "workbook", str(info.get("model", "")), facts, series, path)
+
+
+def _maker(made_by) -> dict:
+    """What made a run, as settings that may differ between runs."""
+    if not isinstance(made_by, dict):
+        return {}
+    packages = made_by.get("packages") if isinstance(made_by.get("packages"), dict) else {}
+    return {"workbook": f"{made_by.get('workbook')}, code {made_by.get('code')}", "python": str(made_by.get("python", ""))} | {
+        f"package {name}": str(version) for name, version in packages.items()}
 
 
 def _series(path: Path, name: str, known: dict, figures: dict) -> Measured:
@@ -47,7 +57,7 @@ def _series(path: Path, name: str, known: dict, figures: dict) -> Measured:
     if not isinstance(known, dict) or {"shape", "window_s", "counts"} - set(known):
         raise UserError(f"run {path.name} was written by another version of the workbook: series {name} has no "
                         "shape, window_s or counts in series.json; make the run again with this one")
-    frame = records.read(file)
+    frame = records.read(file, say=False)  # said below
     if frame.attrs["torn_lines"]:
         raise UserError(f"run {path.name}: {frame.attrs['torn_lines']} lines of requests/{file.name} are no records: cut off, or changed by hand")
     window = tuple(math.nan if t is None else t for t in known["window_s"])

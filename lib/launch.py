@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from lib import DATA, OUTPUTS, ROOT, machine, model_shape, troubles
+from lib import DATA, OUTPUTS, ROOT, hold, machine, model_shape, troubles
 from lib.errors import UserError
 from lib.progress import progress
 from lib.rundir import write_json
@@ -30,11 +30,14 @@ EMBEDDED = DATA / "models" / "tiny-qwen3-vl"
 START_LIMIT_S = 900  # a first start on a GPU compiles kernels; a large model loads for minutes
 
 
+def named(spec: str) -> str:
+    """What `auto` means just now; any other spec as it is."""
+    return (os.environ.get("WORKBOOK_SERVER") or "embedded") if spec == "auto" else spec
+
+
 def is_url(spec: str) -> bool:
     """Does a spec name a server that runs already?"""
-    if spec == "auto":
-        spec = os.environ.get("WORKBOOK_SERVER") or "embedded"
-    return spec.startswith(("http://", "https://"))
+    return named(spec).startswith(("http://", "https://"))
 
 
 def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None = None) -> Server:
@@ -42,9 +45,7 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
 
     `folder` takes the log and server.json. Raises UserError, in one line, when it cannot be had.
     """
-    flags = words(flags)
-    if spec == "auto":
-        spec = os.environ.get("WORKBOOK_SERVER") or "embedded"
+    flags, spec = words(flags), named(spec)
     if spec.startswith(("http://", "https://")):
         if flags:
             raise UserError(f"{spec} runs already and takes no flags: leave the flags out, or name a model to start")
@@ -124,7 +125,7 @@ class GuardedProcess:
             self._guard = subprocess.Popen(
                 [sys.executable, "-m", "lib.guard", str(os.getpid()), "5" if machine.serves_on_cpu() else "0", *command],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True,
-            )
+                pass_fds=hold.inherited())
         self.pid = self._guard.pid
 
     def alive(self) -> bool:

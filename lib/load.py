@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 
 import pandas as pd
 
-from lib import ROOT, calibration, cluster, records, stats
+from lib import ROOT, calibration, cluster, hold, records, stats
 from lib.driver import Plan
 from lib.errors import UserError
 from lib.progress import progress
@@ -30,7 +30,7 @@ class _Worker:
     def __init__(self):
         self.pipe, theirs = Pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lib.worker", str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "lib.worker", str(theirs.fileno())], pass_fds=[theirs.fileno(), *hold.inherited()],
             cwd=ROOT, start_new_session=True, stdin=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})  # to know what is known here
         theirs.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import images, judging, phrases, rundir, stats
+from lib import images, judging, phrases, records, rundir, stats
 from lib.client import Request
 from lib.foreign import clean
 
@@ -125,7 +125,7 @@ def judged(asked: Sequence[Probe], path: Path) -> list[dict]:
     path: what lib.load wrote of `requests(asked)`; it is replaced by these rows. A request that failed is `correct` False,
     and so is one that was not sent any more, because the server was gone.
     """
-    sent = {row["index"]: row for row in map(json.loads, path.read_bytes().splitlines())}
+    sent = {row["index"]: row for row in records.lines(path)[0]}
     unsent = {"error": "refused", "message": "not sent: the server was gone", "text": ""}
     rows = []
     for number, probe in enumerate(asked):

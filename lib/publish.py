@@ -3,7 +3,6 @@
 Before anything is written: the run's files are whole and agree with its records, every number of the draft is one of its
 figures (lib.provenance), and nothing in it is a key, a home folder or the name of a host (lib.secrets).
 """
-import json
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 import nbformat
 from bs4 import BeautifulSoup
 
-from lib import claim_rules, claims, drafts, finished, provenance, rundir, secrets, without_code
+from lib import claim_rules, claims, drafts, finished, provenance, records, rundir, secrets, without_code
 from lib.errors import UserError
 from lib.rundir import RunDir, read_json
 from lib.sentences import Source, clean
@@ -117,14 +116,8 @@ def _notebooks(run: RunDir, lang: str) -> dict[str, str]:
 def _answers(run: RunDir) -> list[dict]:
     """Questions about pictures with the model's replies; lines that are none are left out."""
     for series in drafts.PROBES:
-        path, rows = run.requests_file(series), []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            rows += [row] if isinstance(row, dict) and "question" in row else []
-        if rows:
+        path = run.requests_file(series)
+        if rows := [row for row in records.lines(path)[0] if "question" in row] if path.exists() else []:
             return rows
     return []
 

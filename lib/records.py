@@ -1,11 +1,16 @@
 """The record: one row per request that was sent, whatever became of it. JSONL in, DataFrame out."""
 import dataclasses
+import json
+import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pandas as pd
+
+log = logging.getLogger(__name__)
 
 # What a record may say in `error`. An error is a row, never an exception that ends the run.
 ERROR_KINDS = {
@@ -62,19 +67,24 @@ def encoded(record: Record) -> bytes:
 
 class Sink:
     """Appends records to a JSONL file as they end, so that a cut-off run keeps what it has. Several processes may
-    append to one file: a line is one write."""
+    append to one file: a line is one write. A disk that is full may take a part of one: that raises OSError, and the next line,
+    if there is room again, begins on a new one."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("a+b", buffering=0)
 
     def write(self, record: Record) -> None:
-        self._file.write(encoded(record))
+        self.append(encoded(record))
 
     def append(self, lines: bytes) -> None:
         """Records that were `encoded` elsewhere."""
-        self._file.write(lines)
+        end = os.fstat(self._file.fileno()).st_size
+        torn = end and os.pread(self._file.fileno(), 1, end - 1) != b"\n"
+        data = memoryview(b"\n" + lines if torn else lines)
+        while data:  # the rest of a part raises, and says why
+            data = data[self._file.write(data):]
 
     def close(self) -> None:
         self._file.close()
@@ -86,19 +96,45 @@ class Sink:
         self.close()
 
 
-def read(path: Path, start: int = 0) -> pd.DataFrame:
-    """The records of a JSONL file from byte `start` on, one row each. A torn last line (a run cut off) is left out and counted
-    in `frame.attrs["torn_lines"]`."""
+def lines(path: Path, start: int = 0, say: bool = True) -> tuple[list[dict], int]:
+    """The objects of a JSONL file from byte `start` on, and how many lines are none: the last one of a writer that was cut off
+    is torn. `say`: what is left out is told in one line on stderr, which is a notebook's too."""
     rows, torn = [], 0
-    with Path(path).open("rb") as lines:
-        lines.seek(start)
-        for line in lines:
-            try:
-                row = msgspec.json.decode(line)
-                rows.append({name: row.get(name) for name in FIELDS})
-            except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
+    with Path(path).open("rb") as file:
+        file.seek(start)
+        for line in file:
+            row = _object(line)
+            if row is not None:
+                rows.append(row)
+            elif line.strip():
                 torn += 1
-    frame = to_frame(rows)
+    if torn and say:
+        log.warning("%s", torn_words(path, torn, len(rows)))
+    return rows, torn
+
+
+def _object(line: bytes) -> dict | None:
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            row = json.loads(line)  # takes NaN too, as some tools write it
+        except ValueError:
+            return None
+    return row if isinstance(row, dict) else None
+
+
+def torn_words(path: Path, torn: int, whole: int) -> str:
+    """What is said of a file with lines that are no records."""
+    what = "a line is torn: whoever wrote it was cut off" if torn == 1 else f"{torn} lines are torn or no records"
+    return f"{Path(path).name}: {what}; left out, and {whole} whole ones are kept"
+
+
+def read(path: Path, start: int = 0, say: bool = True) -> pd.DataFrame:
+    """The records of a JSONL file from byte `start` on, one row each. A torn last line (a run cut off) is left out, said (see
+    `lines`) and counted in `frame.attrs["torn_lines"]`."""
+    rows, torn = lines(path, start, say)
+    frame = to_frame([{name: row.get(name) for name in FIELDS} for row in rows])
     frame.attrs["torn_lines"] = torn
     return frame
 

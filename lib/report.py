@@ -8,7 +8,7 @@ import pandas as pd
 from bs4 import BeautifulSoup
 from markupsafe import Markup
 
-from lib import ROOT, claim_rules, cost, efficiency, gallery, tables, tables_tuning, verdicts
+from lib import ROOT, claim_rules, cost, efficiency, gallery, resume, tables, tables_tuning, verdicts
 from lib.foreign import fit
 from lib.rundir import RunDir, read_json, write_text
 
@@ -27,6 +27,7 @@ def build(run: RunDir) -> Path:
         run=run.name,
         info=info,
         headlines={k: f for k, f in figures.items() if f["headline"]},
+        attempts=[resume.words(attempt) for attempt in info.get("attempts", [])],
         chapters=_chapters(run, figures, info),
         doubts=_doubts(figures),
         calibration=_calibration(run),

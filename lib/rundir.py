@@ -7,15 +7,18 @@
     calibration.json       what the client can measure on this machine
     figures.json           every published figure, entered once
     plots/*.svg            the plots, listed in plots.json
+    aside/N/               what attempt N of a run that was cut off had begun and not ended (lib.resume)
     notebooks/, html/      the executed notebooks, as notebooks and as pages
     report.html
 """
+import fcntl
 import io
 import json
 import math
 import os
 import re
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -24,19 +27,38 @@ from lib import OUTPUTS
 from lib.errors import UserError
 from lib.stats import Estimate
 
+PART = ".part"  # of a file that is being written; one that stays was left by a process that was killed
 NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def write_text(path: Path, text: str, lasting: bool = False) -> None:
+    """Replace a file in one step, so that a reader never sees half of it. `lasting`: it is on the disk itself, not
+    only in the machine's memory, when this returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}{PART}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        if lasting:
+            sync(temporary)
+        os.replace(temporary, path)
+        if lasting:
+            sync(path.parent)
+    except BaseException:  # a full disk: what was there stays as it was
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def write_json(path: Path, content) -> None:
+def write_json(path: Path, content, lasting: bool = False) -> None:
     """Replace a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n", lasting)
+
+
+def sync(path: Path) -> None:
+    """See to it that a file, or a folder's list of files, outlives a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path, default):
@@ -50,7 +72,10 @@ def read_json(path: Path, default):
 
 
 class RunDir:
-    """One run. `name`: a folder name under outputs/, made when it is missing."""
+    """One run. `name`: a folder name under outputs/, made when it is missing. `notebook`: who works in it, and owns
+    the series that it makes."""
+
+    notebook = ""
 
     def __init__(self, name: str):
         if not NAME.fullmatch(name):
@@ -63,6 +88,19 @@ class RunDir:
         except OSError as error:
             raise UserError(f"outputs/{name} cannot be written ({error.strerror}): free some disk or mend its rights")
 
+    @contextmanager
+    def _alone(self):
+        """While inside, no other process reads and rewrites this run's JSON files: a notebook by hand beside a run."""
+        with (self.path / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def settle(self) -> None:
+        """See to it that what has been written so far outlives a loss of power."""
+        for path in self.path.rglob("*"):
+            if not path.is_symlink() and (path.is_file() or path.is_dir()):
+                sync(path)
+
     # -- records ---------------------------------------------------------------------------------
     def requests_file(self, series: str) -> Path:
         return self.path / "requests" / f"{series}.jsonl"
@@ -70,6 +108,9 @@ class RunDir:
     def new_requests_file(self, series: str) -> Path:
         """Where a new series goes. An earlier one of that name is kept beside it, numbered."""
         path = self.requests_file(series)
+        if self.notebook:
+            with self._alone():
+                write_json(self.path / "owners.json", self.owners() | {series: self.notebook})
         if path.exists():
             older = len(list(path.parent.glob(f"{series}.older-*.jsonl"))) + 1
             path.rename(path.with_name(f"{series}.older-{older}.jsonl"))
@@ -91,8 +132,7 @@ class RunDir:
         `counts`: requests sent, measured, failed (lib.metrics.denominators). `table`: figures of several series that
         name the same one stand together in the report; without, those of a series do.
         """
-        figures = self.figures()
-        figures[figure_id] = {
+        entry = {
             "name": name,
             "value": _number(estimate.value),
             "interval": [_number(estimate.low), _number(estimate.high)],
@@ -105,11 +145,17 @@ class RunDir:
             "formula": formula,
             "counts": counts or {},
         } | ({"table": table} if table else {}) | ({"effective_n": _number(estimate.effective_n)} if estimate.effective_n else {})
-        write_json(self.path / "figures.json", figures)
+        with self._alone():
+            write_json(self.path / "figures.json", self.figures() | {figure_id: entry})
 
     def enter_series(self, name: str, about: dict) -> None:
         """Keep what is known of a series beside its records; replaces an earlier one of that name."""
-        write_json(self.path / "series.json", self.series() | {name: about})
+        with self._alone():
+            write_json(self.path / "series.json", self.series() | {name: about})
+
+    def owners(self) -> dict:
+        """Series -> the notebook that made it, entered before its first row."""
+        return read_json(self.path / "owners.json", {})
 
     def series(self) -> dict:
         return read_json(self.path / "series.json", {})
@@ -122,20 +168,33 @@ class RunDir:
         figure.savefig(self.path / "plots" / f"{plot_id}.svg")
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
-        plots = self.plots()
-        plots[plot_id] = {"file": f"plots/{plot_id}.svg", "caption": caption, "notebook": notebook}
-        write_json(self.path / "plots.json", plots)
+        entry = {"file": f"plots/{plot_id}.svg", "caption": caption, "notebook": notebook}
+        with self._alone():
+            write_json(self.path / "plots.json", self.plots() | {plot_id: entry})
         return picture.getvalue()
 
     def plots(self) -> dict:
         return read_json(self.path / "plots.json", {})
+
+    def forget(self, notebooks: list[str], series: set[str], place: Path | None) -> None:
+        """Take out the figures, plots and series of notebooks that are to be run again; `place` keeps them."""
+        with self._alone():
+            for part, gone in (("figures.json", lambda key, entry: entry["notebook"] in notebooks),
+                               ("plots.json", lambda key, entry: entry["notebook"] in notebooks), ("series.json", lambda key, entry: key in series)):
+                content = read_json(self.path / part, {})
+                taken = {key: entry for key, entry in content.items() if gone(key, entry)}
+                if taken:
+                    if place:
+                        write_json(place / part, taken)
+                    write_json(self.path / part, {key: entry for key, entry in content.items() if key not in taken})
 
     # -- what made it ----------------------------------------------------------------------------
     def info(self) -> dict:
         return read_json(self.path / "run.json", {})
 
     def update_info(self, **entries) -> None:
-        write_json(self.path / "run.json", self.info() | entries)
+        with self._alone():
+            write_json(self.path / "run.json", self.info() | entries, lasting=True)
 
     def make_latest(self) -> None:
         """Point outputs/latest at this run."""

@@ -1,7 +1,9 @@
 """papermill over the notebooks: one server for the whole run, one folder for what comes of it."""
 import difflib
+import errno
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +21,8 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
-from lib import DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, launch, preflight, report, schedule, time_limit, tuning_run
+from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, repeat, report, resume, rundir, schedule,
+                 time_limit, tuning_run)
 from lib.errors import UserError
 from lib.keeper import Keeper
 from lib.progress import mirrored
@@ -29,6 +32,7 @@ PROFILES = DATA / "profiles"
 REPORT, TUNING = "09_report", "06_tuning"
 APART = ("10_compare",)  # made of finished runs, by a command of its own
 OURS = ("server", "run_name")  # parameters that the runner itself sets
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what one may have of it
 
 
 @dataclass
@@ -43,6 +47,8 @@ class Plan:
     name: str = ""
     load: str = ""
     takes: dict = field(default_factory=dict)  # what the profile says of the time of each notebook
+    resumed: bool = False  # the run of that name is gone on with: `notebooks` are those that are not done
+    like: str = ""  # the run that this one repeats
 
     def schedule(self) -> schedule.Schedule:
         """The notebooks with the seconds that are expected of each."""
@@ -69,12 +75,15 @@ class Plan:
 
 
 # -- what was asked ----------------------------------------------------------------------------------
-def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flags: str = "", name: str = "", load: str = "") -> Plan:
+def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flags: str = "", name: str = "", load: str = "",
+         recorded: dict | None = None) -> Plan:
     """Check everything that can be known beforehand. Raises UserError for an unknown profile, notebook or
-    parameter and for a value of the wrong type, naming the nearest that exists."""
+    parameter and for a value of the wrong type, naming the nearest that exists. recorded: the parameters of an earlier run,
+    in place of the profile's."""
     chosen = [_notebook(n) for n in notebooks] or all_notebooks()
     content = load_profile(profile)
     takes = content.pop("takes", {})
+    content = content if recorded is None else recorded
     merged = content | parameters
     declared = {n: declared_parameters(n) for n in all_notebooks()}
     known = {key: default for parameters_of in declared.values() for key, default in parameters_of.items()}
@@ -94,6 +103,43 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
         cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")
     return Plan(profile, server, list(dict.fromkeys(chosen)), merged, flags, name, load, takes)
+
+
+def resumed(word: str, server: str, **given) -> Plan:
+    """The plan to go on with a run. given: profile, notebooks, parameters, flags and load as a user may have typed them; None or empty is
+    the run's own, and anything else is refused. Raises UserError where there is nothing to go on with, or it cannot be."""
+    run = rundir.find(word)
+    known = repeat.plan_of(run)
+    if reason := repeat.other_version(run):
+        raise UserError(f"run {run.name} cannot be gone on with: {reason}; restore that version, or make the run again with --like {run.name}")
+    given = given | {"notebooks": list(dict.fromkeys(_notebook(n) for n in given.get("notebooks") or []))}
+    asked = given.pop("parameters", {})
+    other = [f"{key} {known[key]!r}, not {value!r}" for key, value in given.items() if value and value != known[key]]
+    other += [f"{key} {known['parameters'].get(key, 'by default')!r}, not {value!r}" for key, value in asked.items()
+              if known["parameters"].get(key) != value]
+    if other:
+        raise UserError(f"run {run.name} was begun with {'; '.join(other)}: leave that out to go on with it, or start another run")
+    again = resume.left(run, known["notebooks"])
+    if not again and run.info().get("ended"):
+        raise UserError(f"run {run.name} is complete, nothing is left to do: `workbook report {run.name}` writes its report again")
+    todo = _recorded(known, server, run.name)
+    todo.notebooks, todo.resumed = again, True
+    return todo
+
+
+def repeated(word: str, server: str, name: str = "", load: str = "") -> Plan:
+    """The plan to make a finished run again, on its own server or another one. Raises UserError."""
+    run = rundir.find(word)
+    known = repeat.plan_of(run)
+    todo = _recorded(known | ({"load": load} if load else {}), server, name)
+    todo.like = run.name
+    return todo
+
+
+def _recorded(known: dict, server: str, name: str) -> Plan:
+    own = launch.named(server) if server != "auto" else known["server"]
+    flags = "" if launch.is_url(own) else known["flags"]
+    return plan(known["profile"], own, known["notebooks"], {}, flags, name, known["load"], known["parameters"])
 
 
 def all_notebooks() -> list[str]:
@@ -160,44 +206,90 @@ class QuietKernels(AsyncKernelManager):
     """Kernels whose own log stays out of the terminal; errors in cells come by the protocol."""
 
     async def start_kernel(self, **options):
-        await self._async_start_kernel(stderr=subprocess.DEVNULL, **options)
+        await self._async_start_kernel(stderr=subprocess.DEVNULL, pass_fds=hold.inherited(), **options)
 
 
 # -- doing it ----------------------------------------------------------------------------------------
 def run(todo: Plan) -> tuple[RunDir, bool]:
     """Carry out a plan -> the run folder, and whether every notebook went well.
 
-    A notebook that fails stops nothing else. Ctrl-C ends the run after writing a report of what is there.
+    A notebook that fails stops nothing else, but a full disk stops the run. Ctrl-C ends it after writing a report of what is there.
     """
-    began = time.monotonic()
-    if (OUTPUTS / todo.name).exists():
-        raise UserError(f"outputs/{todo.name} exists: choose another --name")
-    limits = {name: todo.limit_s(name) for name in todo.notebooks}
+    if not todo.resumed and (OUTPUTS / todo.name).exists():
+        raise UserError(f"outputs/{todo.name} exists: choose another --name, or go on with it: --resume {todo.name}")
+    for name in todo.notebooks:
+        todo.limit_s(name)  # what is wrong with it is told before anything starts
     folder = RunDir(todo.name)
-    print(todo.announced(), flush=True)
-    with ExitStack() as started:
-        server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
+    try:
+        with hold.hold(folder.path):
+            _note(todo, folder)
+            return folder, _carry_out(todo, folder)
+    except OSError as error:
+        if error.errno in FULL:
+            raise UserError(_full(folder)) from None
+        raise
+
+
+def _note(todo: Plan, folder: RunDir) -> None:
+    """Enter in run.json what is asked, before anything is started; of a run that is gone on with, set aside what was begun."""
+    now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    if not todo.resumed:
         folder.update_info(
-            **bench.describe(server), profile=todo.profile, parameters=todo.parameters, command=_command(todo),
-            began=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
-            notebooks={name: {"status": "not run"} for name in todo.notebooks},
-        )
-        folder.make_latest()
-        os.environ["WORKBOOK_LOAD"] = todo.load
-        os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
-        with schedule.Bar(todo.schedule(), file=sys.stderr) as bar, mirrored(bar, folder.path / ".progress"):
-            keeper = Keeper(server, folder, lambda: started.enter_context(launch.open_server(todo.server, todo.flags, folder.path)))
-            try:
-                for last, name in zip(["", *todo.notebooks], todo.notebooks):
-                    bar.set_description(name)
-                    server = keeper.server(last, made_room=last == TUNING and not server.embedded)
-                    _execute(folder, name, todo.parameters, server.url, limits[name])
-                    bar.update()
-            except KeyboardInterrupt:
-                bar.write("interrupted: writing the report of what is there", file=sys.stderr)
-    folder.update_info(seconds=round(time.monotonic() - began, 1))
+            profile=todo.profile, parameters=todo.parameters, command=_command(todo), began=now, seconds=0.0, made_by=repeat.made_by(),
+            plan=repeat.asked(todo.profile, todo.server, todo.notebooks, todo.parameters, todo.flags, todo.load),
+            notebooks={name: {"status": "not run"} for name in todo.notebooks}, **({"like": todo.like} if todo.like else {}))
+        return
+    info = folder.info()
+    todo.notebooks = resume.left(folder, info["plan"]["notebooks"])  # again: only now is the folder ours
+    kept = [name for name in info["plan"]["notebooks"] if name not in todo.notebooks]
+    attempt = {"at": now, "kept": kept, "again": todo.notebooks} | resume.set_aside(folder, todo.notebooks)
+    folder.update_info(attempts=[*info.get("attempts", []), attempt], ended=None,
+                       notebooks=info["notebooks"] | {name: {"status": "not run"} for name in todo.notebooks})
+    print(f"run {folder.name}, {resume.words(attempt)}", flush=True)
+
+
+def _carry_out(todo: Plan, folder: RunDir) -> bool:
+    """What is left of a run -> whether all of it is done."""
+    began, before = time.monotonic(), folder.info()
+    with ExitStack() as started:
+        if todo.notebooks:
+            print(todo.announced(), flush=True)
+            _measure(todo, folder, started)
+    folder.update_info(seconds=round((before.get("seconds") or 0.0) + time.monotonic() - began, 1))
+    for name, state in folder.info()["notebooks"].items():
+        page = folder.path / "html" / f"{name}.html"
+        if state["status"] == "done" and not page.exists():  # cut off between the two
+            write_page(folder.path / "notebooks" / f"{name}.ipynb", page)
     report.build(folder)
-    return folder, all(state["status"] == "done" for state in folder.info()["notebooks"].values())
+    folder.update_info(ended=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"))
+    return all(state["status"] == "done" for state in folder.info()["notebooks"].values())
+
+
+def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
+    """The server, and one notebook after another against it."""
+    server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
+    about = bench.describe(server)
+    repeat.same_server(folder, about["facts"], folder.info().get("facts", {}))
+    folder.update_info(**about)
+    folder.make_latest()
+    os.environ["WORKBOOK_LOAD"] = todo.load
+    os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
+    with schedule.Bar(todo.schedule(), file=sys.stderr) as bar, mirrored(bar, folder.path / ".progress"):
+        keeper = Keeper(server, folder, lambda: started.enter_context(launch.open_server(todo.server, todo.flags, folder.path)))
+        try:
+            for last, name in zip(["", *todo.notebooks], todo.notebooks):
+                bar.set_description(name)
+                server = keeper.server(last, made_room=last == TUNING and not server.embedded)
+                _execute(folder, name, todo.parameters, server.url, todo.limit_s(name))
+                bar.update()
+        except KeyboardInterrupt:
+            bar.write("interrupted: writing the report of what is there", file=sys.stderr)
+
+
+def _full(folder: RunDir) -> str:
+    free = shutil.disk_usage(folder.path).free / 2**20
+    return (f"the disk is full ({free:,.1f} MiB free where the run is): what was measured is kept; free some, then go on with "
+            f"`workbook run --resume {folder.name}`")
 
 
 def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: float | None = None) -> None:
@@ -207,6 +299,7 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: flo
     declared = declared_parameters(name)
     given = {k: v for k, v in parameters.items() if k in declared} | {"server": url, "run_name": folder.name}
     state, began = {"status": "interrupted"}, time.monotonic()
+    _enter(folder, name, state)
     try:
         with time_limit.watched(limit_s) as dog:
             papermill.execute_notebook(
@@ -216,14 +309,23 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: flo
                 config=Config({"KernelManager": {"transport": "ipc"}}),  # sockets that no other user can read
             )
         state = {"status": "done"}
-    except Exception as error:  # of a cell; a kernel that died, a disk that is full too: the other notebooks go on
+    except Exception as error:  # of a cell; a kernel that died too: the other notebooks go on
         state = {"status": "failed", "error": _told(error, dog.bitten, limit_s)[:800]}
         tqdm.write(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
     finally:
+        full = any(os.strerror(number) in state.get("error", "") for number in FULL)
         state["seconds"] = round(time.monotonic() - began, 1)
-        folder.update_info(notebooks=folder.info().get("notebooks", {}) | {name: state})
-        if target.exists():
+        if state["status"] == "done":
+            folder.settle()  # before it is said
+        _enter(folder, name, state)
+        if target.exists() and not full:
             write_page(target, folder.path / "html" / f"{name}.html")
+    if full:  # the next ones would measure for nothing
+        raise UserError(_full(folder))
+
+
+def _enter(folder: RunDir, name: str, state: dict) -> None:
+    folder.update_info(notebooks=folder.info().get("notebooks", {}) | {name: state})
 
 
 def _told(error: Exception, bitten: str, limit_s: float) -> str:

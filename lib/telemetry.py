@@ -21,7 +21,7 @@ import httpx2
 import pandas as pd
 import psutil
 
-from lib import machine
+from lib import machine, records
 from lib.server import Server, headers
 from lib.snapshot import Snapshot, parse
 
@@ -225,15 +225,9 @@ def watch(server: Server, path: Path, interval_s: float = 1.0) -> Watch:
 def read(path: Path) -> pd.DataFrame:
     """The samples of a file, a row each: MACHINE_COLUMNS, COLUMNS, and `gpuN.…` where there are GPUs.
 
-    NaN where a sample lacks a number. A torn last line (a run cut off) is left out.
+    NaN where a sample lacks a number. A torn last line (a run cut off) is left out, and said.
     """
-    rows = []
-    with Path(path).open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
-                pass
+    rows, _ = records.lines(path)
     always = [*MACHINE_COLUMNS, *COLUMNS]
     frame = pd.DataFrame(rows, columns=[*always, *sorted({c for row in rows for c in row if c.startswith("gpu")})])
     return frame.astype({column: float for column in always})

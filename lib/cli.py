@@ -96,9 +96,11 @@ def lab(
 @app.command("report")
 def report_(name: Annotated[str, typer.Argument(metavar="RUN", help="a run under outputs/")] = "latest") -> None:
     """Write a run's report again from its files; needs no server."""
-    from lib import report, rundir
+    from lib import finished, report, rundir
 
-    print(report.shown(report.build(rundir.find(name))))
+    run = rundir.find(name)
+    with finished.reading(run.name, "no report can be made of it"):
+        print(report.shown(report.build(run)))
 
 
 @app.command()
@@ -108,11 +110,12 @@ def claims(
     lang: Annotated[str, typer.Option(help="en or zh")] = "en",
 ) -> None:
     """Hold published claims against a run: the article's, or those of a file."""
-    from lib import claim_rules, claim_words, report, rundir
+    from lib import claim_rules, claim_words, finished, report, rundir
 
     run = rundir.find(name)
-    print(claim_words.as_text(claim_rules.of_file(run, file, lang), lang))
-    print(report.shown(report.build(run)))
+    with finished.reading(run.name, "the claims cannot be held against it"):
+        print(claim_words.as_text(claim_rules.of_file(run, file, lang), lang))
+        print(report.shown(report.build(run)))
 
 
 @app.command()

@@ -1,4 +1,5 @@
 """A run that is to be compared, read and checked: whole, of this version, its figures those of its records. Files in, runs out."""
+import contextlib
 import math
 import re
 from pathlib import Path
@@ -7,12 +8,24 @@ import numpy as np
 
 from lib import OUTPUTS, metrics, records, rundir, stats, tables
 from lib.errors import UserError
+from lib.foreign import clean
 from lib.imported import Measured, Run, read
 from lib.rundir import read_json
 
 SHOWN = {"ttft_s": "lower", "tpot_s": "lower", "total_s": "lower", "throughput_tps": "higher"}  # metric -> what is good
 PARTS = ("run.json", "series.json", "figures.json")
 PASSING = re.compile(r", started here in [\d.]+ s|, was running already|,? ?\(?[\d.]+ GiB free\)?")  # no setting, but how it was just then
+
+
+@contextlib.contextmanager
+def reading(run: str, what: str):
+    """What is read inside comes from a run folder: where it has another form than the workbook writes, that is told in one line.
+    what: what cannot be done then."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise UserError(f"run {run}: {what} ({type(error).__name__}: {clean(error, 80)}): changed by hand, or written by another version of the "
+                        "workbook")
 
 
 def open_run(word: str) -> Run:

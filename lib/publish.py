@@ -125,12 +125,9 @@ def _answers(run: RunDir) -> list[dict]:
 def _claims(run: RunDir, source: Source) -> tuple[list, set[str]]:
     """What the run says of the claims that it was given, else of those that the workbook answers."""
     own = run.path / "claims.yaml"
-    try:
+    with finished.reading(run.name, "the claims cannot be held against it"):
         made = claims.load(str(own) if own.exists() else "article")
         return drafts.claimed(source, claim_rules.hold(made, run, source.lang), claims.words(made, "source", source.lang))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError) as error:
-        raise UserError(f"run {run.name}: the claims cannot be held against it ({type(error).__name__}: {clean(error, 80)}): changed by hand, "
-                        "or written by another version of the workbook")
 
 
 def _quotable(info: dict, figures: dict, answers: list[dict]) -> set[str]:
@@ -160,11 +157,8 @@ def checked(run: RunDir) -> tuple[dict, dict, dict]:
     if wrong:
         raise UserError(f"run {run.name}: {', '.join(clean(w, 60) for w in wrong[:3])} is not what the workbook writes: changed by hand, or of another version")
     if figures:
-        try:
+        with finished.reading(run.name, "its records cannot be read"):
             finished.open_run(str(run.path))  # the figures are those of the records
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise UserError(f"run {run.name}: its records cannot be read ({type(error).__name__}: {clean(error, 80)}): changed by hand, "
-                            "or written by another version of the workbook")
     return figures, info, plots
 
 

@@ -356,6 +356,31 @@ def test_a_run_that_is_not_whole_is_refused_in_one_line(run, fault):
     assert words in refused(run)
 
 
+ODD = {
+    "a figure without unit": lambda run: change(run, "figures.json", ["single.ttft.mean", "unit"], KeyError),
+    "a figure without interval": lambda run: change(run, "figures.json", ["single.ttft.mean", "interval"], None),
+    "notebooks are a list": lambda run: change(run, "run.json", ["notebooks"], [1]),
+    "a plot is a number": lambda run: (run.path / "plots.json").write_text('{"a": 3}'),
+    "tuning is a list": lambda run: (run.path / "tuning.json").write_text("[1]"),
+    "tuning of an older version": lambda run: (run.path / "tuning.json").write_text('{"summary": [{"name": "x"}], "configurations": [{"name": "a"}, {}]}'),
+    "another roofline": lambda run: (run.path / "roofline.json").write_text('{"a": 1}'),
+    "another calibration": lambda run: (run.path / "calibration.json").write_text('{"rows": [{}]}'),
+    **{fault: BROKEN[fault][0] for fault in ("older", "torn", "a list", "figure is text", "facts are text")},
+}
+
+
+@pytest.mark.parametrize("command, faults", [("report", ODD), ("claims", ("a list", "figure is text", "tuning of an older version"))])
+def test_a_run_that_was_changed_has_no_report_and_no_claims_and_says_so_in_one_line(run, command, faults):
+    whole = {path: path.read_bytes() for path in run.path.glob("*.json")}
+    for fault in faults:
+        ODD[fault](run)
+        with pytest.raises(UserError, match="changed by hand|another version|damaged") as caught:
+            cli.app([command, run.name], standalone_mode=False)
+        assert "\n" not in str(caught.value) and run.name in str(caught.value), fault
+        for path in run.path.glob("*.json"):
+            path.write_bytes(whole[path]) if path in whole else path.unlink()
+
+
 def test_what_is_unknown_is_told(run):
     for given, words in ((dict(lang="fr"), "en or zh"), (dict(format="pdf"), "md or html or ipynb")):
         with pytest.raises(UserError, match=words):

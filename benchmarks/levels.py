@@ -4,8 +4,8 @@
         --configuration "default:" --configuration "four API servers: --api-server-count 4"
 
 All servers are started at once and stay up, so each needs room beside the others (--flags goes to all of them), and
-one is measured while the others idle. At each level the same number of requests is sent by this client and, with --beside, by
-`vllm bench serve` to the first server, in turn. Records and levels.json go to outputs/NAME, and a table is printed.
+one is measured while the others idle. At each level the same number of requests, all streams at once, is sent by this client
+and, with --beside, by `vllm bench serve` to the first server, in turn. Records and levels.json go to outputs/NAME, and a table is printed.
 """
 import argparse
 import asyncio
@@ -145,7 +145,7 @@ def cores(before: dict, after: dict, took_s: float) -> dict:
 async def level(desk: Bench, name: str, letter: str, streams: int, tokens: int) -> dict:
     """One level by this client -> a row."""
     before, began = processor_time(desk.server), time.monotonic()
-    series = await desk.measure(f"{letter}.{streams}", Prompts(f"{letter}-{streams}", tokens), Closed(streams), count=count(streams))
+    series = await desk.measure(f"{letter}.{streams}", Prompts(f"{letter}-{streams}", tokens), Closed(streams, 0.0), count=count(streams))
     busy = cores(before, processor_time(desk.server), time.monotonic() - began)
     good = series.frame[series.frame["error"].isna()]
     took = good["done"].max() - good["sent"].min()

@@ -36,10 +36,13 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     """Measure a server that has just been started -> one number for each of tuning.METRICS, with its standard error within
     this start; requests that met the targets; the questions answered rightly; what speaks against the series."""
     desk = dataclasses.replace(desk, server=server)
+    # What a fresh server still has to compile or to load for a full batch may take longer than a load.
+    first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first"), load.streams,
+                               count=2 * load.streams)
     tried = [await _short(desk, load, f"{name}.short", "tuning")]
     while _disturbance(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has
         tried.append(await _short(desk, load, f"{name}.short-{len(tried) + 1}", f"tuning-{len(tried) + 1}"))
-    first, (fresh, others) = tried[0][0], min(tried, key=_disturbance)
+    fresh, others = min(tried, key=_disturbance)
     long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning"),
                               load.streams, seconds=load.seconds, warmup=load.streams, cache_expected=True)
     alone = await desk.measure(f"{name}.alone", Brief(load.max_tokens, load.temperature, load.seed, "tuning-alone"), 1,

@@ -1,5 +1,6 @@
 """Seeded prompts: the same seed gives the same requests."""
 import secrets
+import zlib
 from dataclasses import dataclass, field
 
 from lib.client import Request
@@ -28,8 +29,8 @@ def explain_ai(count: int, max_tokens: int, temperature: float, seed: int, lang:
 
 
 BRIEF = {
-    "en": "Question {number}: briefly explain machine learning.",
-    "zh": "第 {number} 问：请简要说明什么是机器学习。",
+    "en": "{number}: briefly explain machine learning.",
+    "zh": "{number}：请简要说明什么是机器学习。",
 }
 
 
@@ -38,7 +39,8 @@ class Brief:
     """The load of many users, without an end: short questions of which no two are equal.
 
     `part` sets the series of a run apart, so that a level finds nothing of the last one's in the prefix cache. Seed, part
-    and index make the question's number, and it comes first (see `explain_ai`). No request brings a sampling seed: vLLM's
+    and index make the question's number, ten digits at the very beginning, so that not even the first block of a prompt (16
+    tokens, with the chat format's opening) is another's. No request brings a sampling seed: vLLM's
     sampler draws for each that does one by one, at every step, and a full server would be measured slower than it is.
     """
 
@@ -49,7 +51,7 @@ class Brief:
     lang: str = "en"
 
     def __getitem__(self, index: int) -> Request:
-        number = f"{self.seed}-{self.part}-{index}"
+        number = f"{zlib.crc32(f'{self.seed}-{self.part}-{index}'.encode()):010d}"
         return Request([{"role": "user", "content": BRIEF[self.lang].format(number=number)}],
                        self.max_tokens, self.temperature)
 

@@ -241,8 +241,8 @@ def test_a_warm_up_is_worth_what_the_first_request_of_each_start_took_longer(fir
     rundir.write_json(run.path / "tuning.json", {"spec": "embedded", "configurations": []})
     requests(run, "single", [0.02] * 9)
     for k, ttft in enumerate(first):
-        requests(run, f"tuning.0{k}-A.short", [ttft, 0.5, 0.5])
-    held = verdict(run, tmp_path, {"first_of": "tuning.*-A.short", "over": "single", "comparator": "rises"}, hardware="any", model="any")
+        requests(run, f"tuning.0{k}-A.first", [ttft, 0.5, 0.5])
+    held = verdict(run, tmp_path, {"first_of": "tuning.*-A.first", "over": "single", "comparator": "rises"}, hardware="any", model="any")
     assert held.verdict == expected
 
 

@@ -27,7 +27,7 @@ def build(run: RunDir) -> Path:
         run=run.name,
         info=info,
         headlines={k: f for k, f in figures.items() if f["headline"]},
-        attempts=[resume.words(attempt) for attempt in info.get("attempts", [])],
+        attempts=resume.words(info),
         chapters=_chapters(run, figures, info),
         doubts=_doubts(figures),
         calibration=_calibration(run),

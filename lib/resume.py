@@ -34,13 +34,12 @@ def _whole(run: RunDir, notebook: str) -> bool:
 
 
 def set_aside(run: RunDir, notebooks: list[str]) -> dict:
-    """Move what earlier attempts at these notebooks wrote to aside/N/ -> {"aside", "rows", "torn"}; empty where there is
-    nothing. It may be cut off anywhere too: done again, it moves the rest."""
+    """Move what earlier attempts at these notebooks wrote to aside/N/ -> what is aside by now, of all attempts: {"rows", "torn"}; empty
+    where nothing is. It may be cut off anywhere too: done again, it moves the rest."""
     for path in run.path.rglob(f".*{PART}"):
         path.unlink(missing_ok=True)
     mine = {series for series, owner in run.owners().items() if owner in notebooks}
     moving = [path for path in sorted((run.path / "requests").iterdir()) if _series_of(path.name) in mine]
-    rows = [records.lines(path, say=False) for path in moving if path.suffix == ".jsonl" and ".telemetry" not in path.name]
     moving += [path for name in notebooks for path in (
         run.path / "notebooks" / f"{name}.ipynb", run.path / "html" / f"{name}.html", *(run.path / file for file in ALSO.get(name, ())))]
     moving += [run.path / plot["file"] for plot in run.plots().values() if plot["notebook"] in notebooks]
@@ -51,7 +50,8 @@ def set_aside(run: RunDir, notebooks: list[str]) -> dict:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
     run.forget(notebooks, mine, place if moving else None)
-    return {"aside": f"aside/{place.name}", "rows": sum(len(r) for r, _ in rows), "torn": sum(t for _, t in rows)} if moving else {}
+    found = [records.lines(path, say=False) for path in run.path.glob("aside/*/requests/*.jsonl") if ".telemetry" not in path.name]
+    return {"rows": sum(len(rows) for rows, _ in found), "torn": sum(torn for _, torn in found)} if found else {}
 
 
 def _series_of(file: str) -> str:
@@ -59,11 +59,14 @@ def _series_of(file: str) -> str:
     return re.sub(r"(\.older-\d+)?(\.telemetry(\.before|\.after)?)?\.(jsonl|prom)$", "", file)
 
 
-def words(attempt: dict) -> str:
-    """One attempt that went on with a run, in one line."""
-    kept = f"{len(attempt['kept'])} notebooks were done and are kept" if attempt["kept"] else "no notebook was done"
-    line = f"{attempt['at']}: gone on; {kept}, {', '.join(attempt['again'])} run again"
-    if attempt.get("aside"):
-        line += f". {attempt['rows']:,} rows of the earlier attempt are in {attempt['aside']} and in no figure"
-        line += f"; {attempt['torn']} torn lines, whose writer was cut off, are no rows" * bool(attempt["torn"])
-    return line + "."
+def words(info: dict) -> list[str]:
+    """What a run's info says of how it was cut off, a line each: the attempts to go on, and what is aside."""
+    out = []
+    for attempt in info.get("attempts") or []:
+        kept = f"{len(attempt['kept'])} notebooks were done and kept" if attempt["kept"] else "no notebook was done"
+        out.append(f"This run was cut off, and gone on with at {attempt['at']}: {kept}, {', '.join(attempt['again']) or 'none'} run again.")
+    if aside := info.get("aside"):
+        torn = aside["torn"]
+        out.append(f"{aside['rows']:,} rows of what was cut off are kept in aside/ and are part of no figure" + (
+            f"; {torn} more {'lines are' if torn > 1 else 'line is'} torn, because the writer was cut off" if torn else "") + ".")
+    return out

@@ -242,10 +242,10 @@ def _note(todo: Plan, folder: RunDir) -> None:
     info = folder.info()
     todo.notebooks = resume.left(folder, info["plan"]["notebooks"])  # again: only now is the folder ours
     kept = [name for name in info["plan"]["notebooks"] if name not in todo.notebooks]
-    attempt = {"at": now, "kept": kept, "again": todo.notebooks} | resume.set_aside(folder, todo.notebooks)
-    folder.update_info(attempts=[*info.get("attempts", []), attempt], ended=None,
+    attempts = [*info.get("attempts", []), {"at": now, "kept": kept, "again": todo.notebooks}]
+    folder.update_info(attempts=attempts, aside=resume.set_aside(folder, todo.notebooks), ended=None,
                        notebooks=info["notebooks"] | {name: {"status": "not run"} for name in todo.notebooks})
-    print(f"run {folder.name}, {resume.words(attempt)}", flush=True)
+    print("\n".join([folder.name, *resume.words(folder.info())]), flush=True)
 
 
 def _carry_out(todo: Plan, folder: RunDir) -> bool:

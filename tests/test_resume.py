@@ -46,17 +46,16 @@ def test_what_is_done_stays_and_what_was_begun_is_set_aside_whole(cut_off):
     again = resume.left(cut_off, PLAN["notebooks"])
     assert again == ["08_endurance", "09_report"]
     found = resume.set_aside(cut_off, again)
-    assert found == {"aside": "aside/1", "rows": 6, "torn": 1}
+    assert found == {"rows": 6, "torn": 1}
     aside = cut_off.path / "aside" / "1" / "requests"
     after = {path.name: path.read_bytes() for folder in (cut_off.path / "requests", aside) for path in folder.iterdir()}
     assert after == before and sorted(p.name for p in aside.glob("*")) == sorted(name for name in before if name.startswith("endurance"))
     assert list(cut_off.figures()) == ["single.x"] and list(cut_off.series()) == ["single"]
     assert list(read_json(cut_off.path / "aside" / "1" / "figures.json", {})) == ["endurance.first.x", "endurance.x"]
-    assert not (cut_off.path / "notebooks" / "08_endurance.ipynb").exists() and resume.set_aside(cut_off, again) == {}
-    said = resume.words({"at": "now", "kept": ["02_single_request"], "again": again} | found)
-    assert "6 rows" in said and "aside/1" in said and "1 torn line" in said
-    cut_off.update_info(attempts=[{"at": "now", "kept": ["02_single_request"], "again": again} | found])
-    assert "6 rows of the earlier attempt are in aside/1" in report.as_text(report.build(cut_off))
+    assert not (cut_off.path / "notebooks" / "08_endurance.ipynb").exists() and resume.set_aside(cut_off, again) == found, "done twice"
+    cut_off.update_info(attempts=[{"at": "now", "kept": ["02_single_request"], "again": again}], aside=found)
+    assert "6 rows of what was cut off are kept in aside/" in report.as_text(report.build(cut_off))
+    assert resume.words(cut_off.info())[1].endswith("no figure; 1 more line is torn, because the writer was cut off.")
 
 
 @pytest.mark.parametrize("gone", ["notebooks/02_single_request.ipynb", "requests/single.jsonl"])

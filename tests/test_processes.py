@@ -1,4 +1,8 @@
-"""Whatever ends a run, no process is left behind."""
+"""Whatever ends a run, no process is left behind.
+
+Real vLLM is killed while it starts, and stopped while it serves. The other two cases take a stand-in that starts at once: an engine
+of vLLM's name, whose parent is asked to end before it, and lib.metronome in place of the API server.
+"""
 import os
 import signal
 import subprocess
@@ -11,12 +15,30 @@ import pytest
 from lib import OUTPUTS, ROOT
 
 LIMIT_S = 90
+STAND_IN = """
+import shutil, subprocess, sys, time
+subprocess.Popen(["VLLM::EngineCore", "600"], executable=shutil.which("sleep"))
+time.sleep(2)
+from lib.metronome import Metronome
+Metronome([0.02], port=int(sys.argv[sys.argv.index("--port") + 1])).run()
+"""
 
 
-def start(run_name: str) -> psutil.Popen:
-    """`workbook run` with a server of its own, as a terminal would start it."""
+@pytest.fixture
+def stand_in(tmp_path):
+    """A folder with a package that is found as vllm."""
+    for module in ("openai/api_server.py", "cli/main.py"):
+        file = tmp_path / "vllm" / "entrypoints" / module
+        file.parent.mkdir(parents=True)
+        file.write_text(STAND_IN)
+    return tmp_path
+
+
+def start(run_name: str, instead: str = "") -> psutil.Popen:
+    """`workbook run` with a server of its own, as a terminal would start it. instead: a folder with another vllm."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("WORKBOOK_")}
-    return psutil.Popen([sys.executable, "-m", "lib.cli", "run", "02", "--server", "embedded", "--name", run_name],
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [instead, os.environ.get("PYTHONPATH")]))
+    return psutil.Popen([sys.executable, "-m", "lib.cli", "run", "01", "--server", "embedded", "--name", run_name],
                         cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
                         # Tests may run in the background, where Ctrl-C is ignored, and a child inherits that.
                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
@@ -39,14 +61,15 @@ def vllm_has_workers(runner: psutil.Popen, run_name: str) -> bool:
 
 
 def a_request_is_recorded(runner: psutil.Popen, run_name: str) -> bool:
-    rows = OUTPUTS / run_name / "requests" / "single.jsonl"
+    rows = OUTPUTS / run_name / "requests" / "health.jsonl"
     return rows.exists() and rows.stat().st_size > 0
 
 
-@pytest.mark.parametrize("moment", [vllm_has_workers, a_request_is_recorded])
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_behind(moment, sent, run_name):
-    runner, family = start(run_name), []
+@pytest.mark.parametrize("moment, sent, real", [
+    (vllm_has_workers, signal.SIGKILL, True), (a_request_is_recorded, signal.SIGINT, True),
+    (vllm_has_workers, signal.SIGINT, False), (a_request_is_recorded, signal.SIGKILL, False)])
+def test_nothing_is_left_behind(moment, sent, real, run_name, stand_in):
+    runner, family = start(run_name, "" if real else str(stand_in)), []
     try:
         await_(lambda: moment(runner, run_name), moment.__name__)
         family = runner.children(recursive=True)

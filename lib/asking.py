@@ -196,7 +196,7 @@ async def after_another_start(desk, plans: dict[str, dict], items: list[Item], e
 
 
 def _second(desk, env: dict) -> Server:
-    flags = [word for word in desk.server.flags if "***" not in word and word != "--api-key"]
+    flags = [word for word in desk.server.flags if "***" not in word and word not in launch.SECRET]
     if "--port" in flags:  # the first server has it
         at = flags.index("--port")
         del flags[at:at + 2]

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lib import NOTEBOOKS, OUTPUTS, errors
+from lib.hiding import hide
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Evaluates a vLLM server with notebooks and writes a report.")
@@ -67,7 +69,7 @@ def serve(
     from lib import launch, report
 
     with launch.open_server(model, flags) as server:
-        print(f"{server.model} on vLLM {server.version} at {server.url}\n"
+        print(f"{hide(server.model)} on vLLM {server.version} at {server.url}\n"
               f"  export WORKBOOK_SERVER={server.url} WORKBOOK_API_KEY={server.api_key}\nCtrl-C stops it.")
         while server.alive():
             time.sleep(0.5)
@@ -165,7 +167,7 @@ def doctor(
         print(f"{'ok  ' if check.ok else 'BAD '} {check.name}: {check.found}" + ("" if check.ok else f"\n     {check.remedy}"))
     if server:
         found = launch.open_server(server)
-        print(f"ok   {found.url}: {found.model}, vLLM {found.version}")
+        print(hide(f"ok   {found.url}: {found.model}, vLLM {found.version}"))
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
@@ -183,6 +185,7 @@ def _joined(words: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr, status 2."""
+    sys.excepthook = lambda *fault: print(hide("".join(traceback.format_exception(*fault))), file=sys.stderr, end="")  # a fault of ours
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with` blocks stop their servers
     try:
         sys.exit(app(_joined(sys.argv[1:]), standalone_mode=False) or 0)  # a typer.Exit comes back as its code
@@ -196,13 +199,13 @@ def main() -> None:
         if error.errno is None:
             raise
         free = shutil.disk_usage(OUTPUTS.parent).free / 2**30
-        print(f"error: {error.strerror} ({error.filename or 'no file named'}; {free:.1f} GiB of disk free): "
-              "mend that and run the command again", file=sys.stderr)
+        print(hide(f"error: {error.strerror} ({error.filename or 'no file named'}; {free:.1f} GiB of disk free): "
+                   "mend that and run the command again"), file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for a word that it does not know
             raise
-        print(f"error: {error.format_message() or 'a command is missing'}: `workbook --help` lists what there is", file=sys.stderr)
+        print(hide(f"error: {error.format_message() or 'a command is missing'}: `workbook --help` lists what there is"), file=sys.stderr)
         sys.exit(2)
 
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import openai
 
+from lib import hiding
 from lib.exchange import Aborted, Exchange, current
 from lib.records import Record
 from lib.transport import StampingTransport
@@ -33,6 +34,7 @@ class Client:
 
     def __init__(self, base_url: str, api_key: str | None, model: str, timeout_s: float = 120.0):
         self.model = model
+        hiding.learn(base_url, api_key)
         self._transport = StampingTransport()
         self.turns = self._transport.turns
         self.openai = openai.AsyncOpenAI(
@@ -202,7 +204,7 @@ class _Reply:
     def close(self) -> None:
         """Fill in what the record holds of the whole reply, as far as it came."""
         record = self._record
-        record.text = "".join(self._texts)
+        record.text = hiding.hide("".join(self._texts))
         if self._times:
             record.first, record.last = self._times[0], self._times[-1]
             record.reads = list(zip(_since(record.sent, self._times), self._counts))
@@ -216,7 +218,7 @@ def _since(zero: float, times: list) -> list[float]:
 def _fail(record: Record, kind: str, message: str) -> None:
     """The first fault is kept: what follows it is its consequence."""
     if record.error is None:
-        record.error, record.message = kind, message[:500]
+        record.error, record.message = kind, hiding.hide(message[:5000])[:500]
 
 
 def _network_fault(error: Exception) -> tuple[str, str]:

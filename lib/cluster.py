@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from lib import calibration
 from lib.driver import Plan
 from lib.errors import UserError
+from lib.hiding import learn, real
 from lib.records import Sink
 from lib.remote import Clock, RemoteWorker, here, versions
 from lib.shapes import Closed, Shape
@@ -79,6 +80,8 @@ def check(on: str) -> None:
         raise UserError(f"--load {on} needs Ray, which is not installed here: pip install -e '.[ray]'")
     if on in ("ray", "auto"):
         return
+    on = real(on)
+    learn(on)
     parts = urlsplit(on if "://" in on else f"//{on}")
     try:
         host, port = parts.hostname, parts.port
@@ -96,6 +99,7 @@ def connect(on: str):
     """Join the cluster, once -> the module ray. Blocks for up to CONNECT_S. Raises UserError."""
     global _connected
     check(on)
+    on = real(on)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if on == "ray" and "ray" not in sys.modules:  # on the loopback interface, as on macOS; a key in no file
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lib import roofline, tables
 from lib.errors import UserError
+from lib.hiding import real
 from lib.limits import Limit, Model
 from lib.rundir import read_json
 from lib.stats import Estimate
@@ -47,7 +48,7 @@ def of_server(desk, per_hour: float = 0.0, currency: str = "") -> Price | None:
     if price:
         desk.run.update_info(price=asdict(price) | {"server": desk.server.url})
     kept = desk.run.info().get("price") or {}
-    return Price(kept["per_hour"], kept["currency"]) if kept.get("server") == desk.server.url else None
+    return Price(kept["per_hour"], kept["currency"]) if real(kept.get("server") or "") == desk.server.url else None
 
 
 def enter(desk, price: Price | None, what: str, rate: Estimate, units: int, verdict: str, series) -> None:

@@ -1,19 +1,24 @@
 """Owns a server's processes and outlives nothing: `python -m lib.guard PARENT NICE COMMAND...`.
 
 Runs COMMAND at a lower priority of NICE (0: the usual one) and waits for it. When PARENT (the kernel or runner that asked for the server) is gone, however
-it went, or when a SIGTERM comes, everything that COMMAND started is stopped too. Exits as COMMAND did.
+it went, or when a SIGTERM comes, everything that COMMAND started is stopped too. Exits as COMMAND did. What COMMAND says
+passes lib.hiding on its way to the log: vLLM logs all its flags, and the ways to its files.
 """
 import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 
+from lib.hiding import hide
+
 GRACE_S = 10.0
+LONGEST_LINE = 64 * 1024  # bytes; more without a line's end is handed on in pieces
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
@@ -46,6 +51,15 @@ def _step_back(nice: int) -> None:
         pass
 
 
+def _hand_on(said) -> None:
+    """Lines of the server to our own stdout; where that takes no more (a full disk), they are read all the same, or it would wait."""
+    for line in iter(lambda: said.readline(LONGEST_LINE), b""):
+        try:
+            os.write(1, hide(line.decode("utf-8", "replace")).encode())
+        except OSError:
+            pass
+
+
 def main(parent: int, nice: int, command: list[str]) -> int:
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
@@ -54,7 +68,10 @@ def main(parent: int, nice: int, command: list[str]) -> int:
     if nice:
         _step_back(nice)
     # Should this guard itself be killed, the server's first process gets a SIGTERM from the kernel.
-    child = subprocess.Popen(command, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
+    child = subprocess.Popen(command, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM), stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT)
+    log = threading.Thread(target=_hand_on, args=(child.stdout,), daemon=True)
+    log.start()
     while child.poll() is None and not stopping and os.getppid() == parent:
         time.sleep(0.1)
     if child.poll() is None:
@@ -64,6 +81,7 @@ def main(parent: int, nice: int, command: list[str]) -> int:
         except subprocess.TimeoutExpired:
             pass
     _stop_all(psutil.Process())
+    log.join(GRACE_S)
     return child.wait()
 
 

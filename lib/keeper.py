@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lib import troubles
 from lib.errors import UserError
+from lib.hiding import hide
 from lib.rundir import RunDir
 from lib.server import Server
 
@@ -69,7 +70,7 @@ class Keeper:
         if self._helped:
             return
         self._helped, began = True, time.monotonic()
-        tqdm.write(f"{self._server.url} does not answer: it is waited for, {BACK_S:g} s at most", file=sys.stderr)
+        tqdm.write(f"the server does not answer: it is waited for, {BACK_S:g} s at most", file=sys.stderr)
         while not (back := answers(self._server)) and time.monotonic() - began < BACK_S:
             time.sleep(1.0)
         waited = time.monotonic() - began
@@ -79,7 +80,7 @@ class Keeper:
     def _say(self, after: str, what: str) -> None:
         event = {"at": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"), "notebook": after, "what": what}
         self._folder.update_info(events=[*self._folder.info().get("events", []), event])
-        tqdm.write(f"{event['at'][11:19]} {f'after {after}: ' if after else ''}{what}", file=sys.stderr)
+        tqdm.write(hide(f"{event['at'][11:19]} {f'after {after}: ' if after else ''}{what}"), file=sys.stderr)
 
 
 def answers(server: Server) -> bool:

@@ -21,12 +21,14 @@ import psutil
 
 from lib import DATA, OUTPUTS, ROOT, hold, machine, model_shape, troubles
 from lib.errors import UserError
+from lib.hiding import learn
 from lib.progress import progress
 from lib.rundir import write_json
 from lib.server import Server, connect, get, headers, models
 from lib.vllm_plugin import SWITCH
 
 EMBEDDED = DATA / "models" / "tiny-qwen3-vl"
+SECRET = ("--api-key", "--hf-token")  # flags whose values are
 START_LIMIT_S = 900  # a first start on a GPU compiles kernels; a large model loads for minutes
 
 
@@ -65,9 +67,10 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
 
 
 def words(flags: str | list) -> list:
-    """vLLM's flags as a list of words. Raises UserError for a quote that does not end."""
+    """vLLM's flags as a list of words, each home folder (`~`) in full. Raises UserError for a quote that does not end."""
     try:
-        return shlex.split(flags) if isinstance(flags, str) else list(flags)
+        split = shlex.split(flags) if isinstance(flags, str) else list(flags)
+        return [re.sub(r"(^|=)(~[^/=]*/.*)", lambda m: m[1] + os.path.expanduser(m[2]), word, flags=re.S) for word in split]
     except ValueError as error:
         raise UserError(f"the flags cannot be read ({error}): mend the quotes")
 
@@ -109,11 +112,11 @@ def _program() -> list[str]:
 
 
 def without_key(flags: list) -> list:
-    """Flags as they may be written down: the key is left out."""
+    """Flags as they may be written down: keys are left out."""
     shown, secret = [], False
     for word in flags:
-        shown.append("***" if secret else re.sub(r"^(--api-key=).*", r"\1***", word))
-        secret = word == "--api-key"
+        shown.append("***" if secret and not word.startswith("--") else re.sub(r"^(--(?:api-key|hf-token)=).*", r"\1***", word, flags=re.S))
+        secret = word in SECRET or (secret and not word.startswith("--"))
     return shown
 
 
@@ -164,6 +167,10 @@ def start(model: str, flags: list, folder: Path | None = None, embedded: bool = 
     if ours.port and _port_taken(int(ours.port)):
         raise UserError(f"the port is taken ({ours.port}): {troubles.remedy('the port is taken')}")
     port = ours.port or _free_port()
+    ours.api_key = ours.api_key or secrets.token_urlsafe(24)  # `--api-key ""` would open it to everybody
+    learn("", ours.api_key, ours.hf_token)
+    if ours.hf_token:
+        os.environ["HF_TOKEN"] = ours.hf_token  # for the server and what else this process starts, on no command line
     command = [sys.executable, *_program(), model, "--host", ours.host, "--port", str(port), *rest]
     if ours.served_model_name:
         command += ["--served-model-name", ours.served_model_name]
@@ -192,7 +199,8 @@ def _our_flags(model: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port")
-    parser.add_argument("--api-key", default=secrets.token_urlsafe(24))
+    parser.add_argument("--api-key")
+    parser.add_argument("--hf-token", nargs="?")
     # A local model is served under its folder's name: the way to it is nobody's business.
     parser.add_argument("--served-model-name", default=Path(model).resolve().name if Path(model).is_dir() else None)
     return parser

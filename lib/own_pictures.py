@@ -49,7 +49,7 @@ def load_folder(path: str | Path, max_side: int = MAX_SIDE, max_bytes: int = 20_
     path: where it is; a relative one starts in the workbook's folder, wherever a notebook runs.
     max_side, max_bytes: the largest picture (pixels a side, bytes a file) that the server is sent.
     """
-    path, folder = ROOT / path, Folder()
+    path, folder = ROOT / Path(path).expanduser(), Folder()
     if not path.is_dir():
         return folder
     answers = _answers(path / "answers.yaml", folder.skipped)

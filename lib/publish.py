@@ -4,22 +4,19 @@ Before anything is written: the run's files are whole and agree with its records
 figures (lib.provenance), and nothing in it is a key, a home folder or the name of a host (lib.secrets).
 """
 import math
-import os
 import re
 import shlex
-import socket
 from pathlib import Path
 
 import nbformat
 from bs4 import BeautifulSoup
 
-from lib import claim_rules, claims, drafts, finished, provenance, records, rundir, secrets, without_code
+from lib import claim_rules, claims, drafts, finished, hiding, provenance, records, rundir, secrets, without_code
 from lib.errors import UserError
 from lib.rundir import RunDir, read_json
 from lib.sentences import Source, clean
 
 FORMATS = ("md", "html", "ipynb")
-KEYS = ("WORKBOOK_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")  # of the environment
 FIGURE = {"name": str, "value": (int, float, type(None)), "interval": list, "unit": str, "n": (int, float), "verdict": str, "notebook": str,
           "records": str, "headline": bool, "counts": dict}
 SCRIPTED = re.compile(rb"(?i)<\s*(?:script|foreignObject|iframe|object|embed|!ENTITY)|\son\w+\s*=|javascript:|"
@@ -178,7 +175,9 @@ def _figure(run: RunDir, figure_id: str, figure: dict) -> None:
 
 def scan(run: RunDir, files: dict[str, str | bytes], info: dict) -> None:
     """Raises UserError where a file that would be written holds what must not be seen, with the place."""
-    hosts, keys = _hosts(run, info), tuple(os.environ.get(name, "") for name in KEYS)
+    hiding.learn()  # the environment as it is now
+    hosts, keys = hiding.known()
+    hosts = tuple({*hosts, *_hosts(run, info)})
     for file, content in files.items():
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
         text = re.sub(r"data:image/[\w+.-]+;base64,[A-Za-z0-9+/=]+|\"image/(?:png|jpeg)\": \"[^\"]*\"", "", text)
@@ -207,7 +206,7 @@ def _origin(run: RunDir, secret: str) -> str:
 
 
 def _hosts(run: RunDir, info: dict) -> tuple[str, ...]:
-    """Names of hosts that this run knows: its server's, its cluster's, this machine's."""
+    """Names of hosts that this run knows: its server's, its cluster's."""
     try:
         words = shlex.split(info.get("command", ""))
     except ValueError:
@@ -215,5 +214,5 @@ def _hosts(run: RunDir, info: dict) -> tuple[str, ...]:
     price, server = info.get("price"), read_json(run.path / "server.json", {})
     named = [value for option, value in zip(words, words[1:]) if option in ("--server", "--load") and ("://" in value or ":" in value)]
     named += [str(entry.get(key, "")) for entry, key in ((server, "url"), (price, "server")) if isinstance(entry, dict)]
-    own = socket.gethostname()
-    return tuple({secrets.host(address) for address in named} | ({own} if re.search(r"[\d._-]", own) else set()))
+    found = {secrets.host(hiding.real(address)) for address in named}
+    return tuple(name for name in found if name != "host" and not hiding.MARK.fullmatch(name))

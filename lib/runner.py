@@ -1,6 +1,7 @@
 """papermill over the notebooks: one server for the whole run, one folder for what comes of it."""
 import difflib
 import errno
+import json
 import os
 import shlex
 import shutil
@@ -24,9 +25,11 @@ from traitlets.config import Config
 from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, repeat, report, resume, rundir, schedule,
                  time_limit, tuning_run)
 from lib.errors import UserError
+from lib.hiding import hide, hide_in
 from lib.keeper import Keeper
 from lib.progress import mirrored
 from lib.rundir import RunDir, write_text
+from lib.server import plain
 
 PROFILES = DATA / "profiles"
 REPORT, TUNING = "09_report", "06_tuning"
@@ -80,6 +83,8 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
     """Check everything that can be known beforehand. Raises UserError for an unknown profile, notebook or
     parameter and for a value of the wrong type, naming the nearest that exists. recorded: the parameters of an earlier run,
     in place of the profile's."""
+    if launch.is_url(server):
+        plain(server)
     chosen = [_notebook(n) for n in notebooks] or all_notebooks()
     content = load_profile(profile)
     takes = content.pop("takes", {})
@@ -202,6 +207,16 @@ def _nearest(word: str, known) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+class Hidden(papermill.iorw.LocalHandler):
+    """How papermill writes executed notebooks: in one step, and what must not be seen is hidden in them."""
+
+    def write(self, buf, path):
+        write_text(Path(path), json.dumps(hide_in(json.loads(buf)), indent=1, ensure_ascii=False) + "\n")
+
+
+papermill.iorw.papermill_io.register(str(OUTPUTS), Hidden())
+
+
 class QuietKernels(AsyncKernelManager):
     """Kernels whose own log stays out of the terminal; errors in cells come by the protocol."""
 
@@ -311,7 +326,7 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: flo
         state = {"status": "done"}
     except Exception as error:  # of a cell; a kernel that died too: the other notebooks go on
         state = {"status": "failed", "error": _told(error, dog.bitten, limit_s)[:800]}
-        tqdm.write(f"{name} failed: {state['error'].splitlines()[0]}", file=sys.stderr)
+        tqdm.write(hide(f"{name} failed: {state['error'].splitlines()[0]}"), file=sys.stderr)
     finally:
         full = any(os.strerror(number) in state.get("error", "") for number in FULL)
         state["seconds"] = round(time.monotonic() - began, 1)

@@ -11,6 +11,7 @@ import yaml
 
 from lib import DATA, allowed, launch, limits, machine, roofline, rundir
 from lib.errors import UserError
+from lib.hiding import real
 from lib.limits import Limit, Model
 from lib.server import Server, models
 
@@ -37,7 +38,7 @@ def yardstick(desk, gpu: str = "", anew: bool = False) -> Yardstick:
         roofline.datasheet(gpu)
         desk.run.update_info(gpu={"name": gpu, "server": desk.server.url})
     named = desk.run.info().get("gpu") or {}
-    sheet = roofline.datasheet(named["name"]) if named.get("server") == desk.server.url else None
+    sheet = roofline.datasheet(named["name"]) if real(named.get("server") or "") == desk.server.url else None
     try:
         config, origin = config_of(desk.server)
         model = limits.read(config, desk.server.model.split("/")[-1], allowed.processor(desk.server))

@@ -2,11 +2,12 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from lib import OUTPUTS, troubles
+from lib import OUTPUTS, hiding, troubles
 from lib.client import Client
 from lib.errors import UserError
 from lib.rundir import read_json
@@ -63,8 +64,9 @@ def connect(url: str, api_key: str | None = None, folder: Path | None = None) ->
 
     `folder`: a run folder whose server.json may tell more about it (the flags, if it is the same URL).
     """
-    url = url.rstrip("/").removesuffix("/v1").rstrip("/")
+    url = plain(url).rstrip("/").removesuffix("/v1").rstrip("/")
     api_key = api_key or os.environ.get("WORKBOOK_API_KEY")
+    hiding.learn(url, api_key)
     first = models(url, api_key)[0]
     server = Server(url, first["id"], api_key, max_model_len=first.get("max_model_len"))
     try:
@@ -76,11 +78,25 @@ def connect(url: str, api_key: str | None = None, folder: Path | None = None) ->
     server.kv_cache_tokens = int(size) if size.isdigit() else None
     for place in filter(None, (folder, OUTPUTS / "servers")):  # the latter: `workbook serve`
         known = read_json(Path(place) / "server.json", {})
-        if known.get("url") == url:
+        if hiding.real(known.get("url", "")) == url:
             server.flags, server.embedded, server.started_in_s = known["flags"], known["embedded"], known["started_in_s"]
             server.log, server.spec = Path(place) / "server.log", known.get("spec")
             break
     return server
+
+
+def plain(url: str) -> str:
+    """A server's URL, the host behind a mark of lib.hiding put in. Raises UserError where it holds more than an address: a URL is
+    written into notebooks."""
+    try:
+        parts = urlsplit(url)
+        more = "a user or a password" if "@" in parts.netloc else "a query" if parts.query or parts.fragment else ""
+    except ValueError as error:
+        raise UserError(f"the server's address is not a usable URL ({error}): it looks like http://127.0.0.1:8000")
+    if more:
+        raise UserError(f"the server's address holds {more} ({parts.scheme}://…): leave that out, and put a key into the environment as "
+                        "WORKBOOK_API_KEY")
+    return hiding.real(url)
 
 
 def cache_settings(server: Server) -> dict:

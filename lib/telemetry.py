@@ -22,6 +22,7 @@ import pandas as pd
 import psutil
 
 from lib import machine, records
+from lib.hiding import hide
 from lib.server import Server, headers
 from lib.snapshot import Snapshot, parse
 
@@ -195,7 +196,7 @@ class Watch:
     def _whole(self, when: str) -> Snapshot:
         began = time.monotonic()
         text, snapshot = self._metrics.settled()
-        self._path.with_suffix(f".{when}.prom").write_text(text, encoding="utf-8")
+        self._path.with_suffix(f".{when}.prom").write_text(hide(text), encoding="utf-8")
         self._row(began, snapshot)
         return snapshot
 

@@ -15,6 +15,7 @@ from lib import configurations, launch, machine, rundir, stats, tuning, tuning_s
 from lib.bench import Bench
 from lib.configurations import Configuration
 from lib.errors import UserError
+from lib.hiding import real
 from lib.progress import progress
 from lib.tuning_start import Load
 
@@ -176,7 +177,7 @@ def _make_room(desk: Bench) -> None:
         os.environ.pop("WORKBOOK_SERVER", None)  # bench.begin's: whoever runs that cell again gets a new one
         return
     known = rundir.read_json(desk.run.path / "server.json", {})
-    if server.embedded or known.get("url") != server.url or not psutil.pid_exists(known.get("pid") or -1):
+    if server.embedded or real(known.get("url", "")) != server.url or not psutil.pid_exists(known.get("pid") or -1):
         return
     guard = psutil.Process(known["pid"])
     if "lib.guard" in guard.cmdline():

@@ -229,7 +229,8 @@ PLACES = {
     "notebooks.04.error": lambda run: change(run, "run.json", ["notebooks", "04"], {"status": "failed", "error": f"401 for {SECRET}"}),
     "single.ttft.mean.name": lambda run: change(run, "figures.json", ["single.ttft.mean", "name"], f"TTFT {SECRET}, mean"),
     "single.ttft.mean.verdict": lambda run: change(run, "figures.json", ["single.ttft.mean", "verdict"], f"errors: {SECRET}"),
-    "picture_probes.jsonl": lambda run: run.write_rows("picture_probes", [{"question": "q", "expected": "e", "reply": SECRET, "correct": True}]),
+    "picture_probes.jsonl": lambda run: run.requests_file("picture_probes").write_text(json.dumps(
+        {"question": "q", "expected": "e", "reply": SECRET, "correct": True})),
     "plots": lambda run: (run.path / "plots" / "single_ttft.svg").open("a").write(f"<!-- {SECRET} -->"),
 }
 

@@ -267,7 +267,9 @@ def _evidence(check: Check, claim: Claim, claims: Claims, run: _Run, lang: str) 
 def _documented(check: Check, lang: str) -> Found:
     """Does the vLLM that is installed say so? Its source is read, not run."""
     spec = importlib.util.find_spec("vllm")
-    path = Path(spec.submodule_search_locations[0]) / check.documented if spec else None
+    folder = Path(spec.submodule_search_locations[0]).resolve() if spec else None
+    path = folder and (folder / check.documented).resolve()
+    path = path if path and path.is_relative_to(folder) else None  # a claims file reads vLLM's files, and no others
     version = next((v for name, v in machine.versions().items() if name.startswith("vllm")), "")
     try:
         text = path.read_text(encoding="utf-8") if path else ""

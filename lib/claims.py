@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lib import DATA
+from lib import DATA, reading
 from lib.errors import UserError
 
 FOLDER = DATA / "claims"
@@ -141,11 +140,11 @@ def load(name: str = "article") -> Claims:
     known = sorted(p.stem for p in FOLDER.glob("*.yaml") if p.stem != "article_hardware")
     path = FOLDER / f"{name}.yaml" if name in known else Path(name).expanduser()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = reading.yaml_file(path)
     except OSError:
         raise UserError(f"there is no claims file {str(name)!r} (there: {', '.join(known)}; or the path of a YAML file)")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"claims file {path.name} is not readable as YAML: {' '.join(str(error).split())[:160]}")
+    except reading.Unreadable as error:
+        raise UserError(f"claims file {path.name}: {error}")
     try:
         found = Claims.model_validate(content)
     except ValidationError as error:

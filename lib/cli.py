@@ -160,14 +160,16 @@ def doctor(
     log: Annotated[list[Path] | None, typer.Option(help="also read this log of a server, from outputs/ or elsewhere")] = None,
 ) -> None:
     """What is wrong with this machine, and the remedy."""
-    from lib import launch, machine, troubles
+    from lib import exposure, launch, machine, troubles
 
-    checks = machine.checks() + [troubles.check(path) for path in log or []]
+    checks = machine.checks() + [exposure.check()] + [troubles.check(path) for path in log or []]
     for check in checks:
         print(f"{'ok  ' if check.ok else 'BAD '} {check.name}: {check.found}" + ("" if check.ok else f"\n     {check.remedy}"))
     if server:
         found = launch.open_server(server)
         print(hide(f"ok   {found.url}: {found.model}, vLLM {found.version}"))
+        if warning := exposure.warning(found):
+            print(f"     {warning}")
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 

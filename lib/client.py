@@ -17,6 +17,11 @@ from lib.records import Record
 from lib.transport import StampingTransport
 
 
+LONGEST_LINE = 4 * 1024 * 1024  # bytes
+ROOM, ROOM_PER_TOKEN = 16 * 1024 * 1024, 64 * 1024  # bytes of a reply: in any case, and for each token that was asked for
+MOST_TOKENS = 10**9  # in a usage; a number that no model has counted to
+
+
 @dataclass
 class Request:
     """One chat request, made before the clock starts."""
@@ -135,6 +140,7 @@ class _Reply:
 
     def __init__(self, record: Record, exchange: Exchange):
         self._record, self._read_at, self._read_to = record, exchange.read_at, exchange.read_to
+        self._exchange, self._most = exchange, ROOM + ROOM_PER_TOKEN * (record.requested_tokens or 0)
         self._rest, self._offset, self._read = b"", 0, 0
         self._texts: list[str] = []
         self._times: list[float] = []
@@ -143,6 +149,11 @@ class _Reply:
         self._ended = self._usage_seen = False
 
     def feed(self, data: bytes) -> None:
+        if self._exchange.size > self._most or len(self._rest) > LONGEST_LINE:  # what is kept would grow without end
+            self._rest = b""
+            _fail(self._record, "garbage", f"more than the {self._most:,} bytes that such a reply can have, or a line without end")
+            self._exchange.break_off()
+            return
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._offset += len(line) + 1
@@ -171,8 +182,11 @@ class _Reply:
             if choice.delta and choice.delta.content:
                 self._texts.append(choice.delta.content)
             if choice.finish_reason:
-                record.finish = choice.finish_reason
+                record.finish = choice.finish_reason[:60]
         if (usage := chunk.usage) is None or usage.completion_tokens is None:
+            return
+        if not (0 <= usage.completion_tokens <= MOST_TOKENS and 0 <= (usage.prompt_tokens or 0) <= MOST_TOKENS):
+            _fail(record, "garbage", f"a usage of {usage.prompt_tokens} and {usage.completion_tokens} tokens")
             return
         self._usage_seen = True
         record.prompt_tokens = usage.prompt_tokens

@@ -11,21 +11,21 @@
 
 The baseline itself is not in the list.
 """
-import json
 import shlex
 import string
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import yaml
-
-from lib import DATA
+from lib import DATA, reading
 from lib.errors import UserError
 from lib.vllm_flags import Flag, nearest
 
 FOLDER = DATA / "tuning"
 KEYS = {"name": str, "flags": (str, list), "why": str, "model": str, "instead_of": str, "gpus": int}
 OURS = ("model", "host", "port", "api_key", "served_model_name", "uds", "ssl_keyfile", "root_path")  # dests that a start sets
+LOADS_CODE = ("trust_remote_code", "middleware", "tool_parser_plugin", "reasoning_parser_plugin", "logits_processors", "worker_cls",
+              "worker_extension_cls", "io_processor_plugin", "allowed_local_media_path", "allowed_media_domains", "kv_transfer_config",
+              "ec_transfer_config")
 RANKS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 NEED_A_CHECKPOINT = ("awq", "auto_awq", "awq_marlin", "gptq", "auto_gptq", "gptq_marlin", "compressed-tensors", "modelopt", "modelopt_fp4",
                      "quark", "moe_wna16", "inc", "mxfp4", "gpt_oss_mxfp4")
@@ -108,11 +108,11 @@ def _file(name: str) -> object:
     known = sorted(p.stem for p in FOLDER.glob("*.yaml"))
     path = FOLDER / f"{name}.yaml" if name in known else Path(name).expanduser()
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or []
+        return reading.yaml_file(path) or []
     except OSError:
         raise UserError(f"there is no list of configurations {name!r} (there: {', '.join(known)}; or the path of a YAML file)")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: not readable as YAML ({' '.join(str(error).split())[:120]})")
+    except reading.Unreadable as error:
+        raise UserError(f"{name}: {error}")
 
 
 def _configuration(entry) -> Configuration:
@@ -147,6 +147,9 @@ def _groups(words, flags: dict[str, Flag], whose: str, ours_too: bool = False) -
             raise UserError(f"{whose}: {word} is no flag of this vLLM version{nearest(name, flags)}")
         if flag.dest in OURS:
             raise UserError(f"{whose}: {name} is set by the workbook itself: leave it out")
+        if flag.dest in LOADS_CODE and not ours_too:
+            raise UserError(f"{whose}: {name} runs or opens what its value names, which a list may not: if you mean it, give it to the "
+                            "whole run with --flags")
         values = [value] if equals else []
         while not equals and words and not words[0].startswith("--") and (flag.values in ("+", "*") or (flag.values != 0 and not values)):
             values.append(words.pop(0))
@@ -204,7 +207,13 @@ def _beyond(item: Configuration, groups: list, devices: int) -> str:
 def _check_quantization(item: Configuration, groups: list, model: Path) -> None:
     """Known only of a model that lies here; of others vLLM tells it when it starts."""
     method, about = dict(groups).get("quantization", ("", ""))[-1], model / "config.json"
-    if method in NEED_A_CHECKPOINT and about.is_file() and "quantization_config" not in json.loads(about.read_text()):
+    if method not in NEED_A_CHECKPOINT or not about.is_file():
+        return
+    try:
+        config = reading.json_file(about)
+    except reading.Unreadable as error:
+        raise UserError(f"{item.name}: {model.name}/config.json cannot be read ({error})")
+    if not isinstance(config, dict) or "quantization_config" not in config:
         raise UserError(f"{item.name}: {model.name} is not quantized with {method}: name a checkpoint that is (`model:`), "
                         "or quantize while loading (--quantization fp8, int8_per_channel_weight_only)")
 

@@ -15,6 +15,8 @@ from lib.exchange import Exchange
 
 SMALL = 64 * 1024  # bytes; less than any usual socket buffer
 PIECE = 16 * 1024  # bytes of a body, some 50 chunks, that are kept before the layers above are woken to take them
+MOST_HEADERS, LONGEST_HEADER, LONGEST_HEAD = 500, 64 * 1024, 256 * 1024  # a server may send what it likes, and never end
+LARGEST_ERROR = 1024 * 1024  # bytes of a reply that is no stream
 IDLE_LIMIT_S = 4.0  # a connection is not used again after this; vLLM's server closes idle ones after 5 s
 
 
@@ -32,6 +34,7 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self._parser: httptools.HttpResponseParser | None = None
         self._framed = self._complete = self._keep = False
+        self._head = 0  # bytes read before the reply's head was complete
         self._silence_s: float | None = None
         self._active_at = 0.0  # the newest write or read
         self._timer: asyncio.TimerHandle | None = None
@@ -58,7 +61,12 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self.end(httpx2.RemoteProtocolError(f"the reply is no HTTP: {error}"), now)
+            self.end(httpx2.RemoteProtocolError(f"the reply is no HTTP: {error.__context__ or error}"), now)
+            return
+        if exchange.status is None:
+            self._head += len(data)
+        if self._head > LONGEST_HEAD or (exchange.status not in (None, 200) and exchange.size > LARGEST_ERROR):
+            self.end(httpx2.RemoteProtocolError("the reply does not end"), now)
             return
         if exchange.size != before:
             exchange.read_at.append(now)
@@ -88,6 +96,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.exchange.headers.append((name, value))
+        if len(self.exchange.headers) > MOST_HEADERS or len(value) > LONGEST_HEADER:
+            raise httpx2.RemoteProtocolError("the reply's head does not end")
         self._framed |= name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_headers_complete(self) -> None:
@@ -122,6 +132,7 @@ class Connection(asyncio.Protocol):
         self.exchange, self._silence_s, exchange.connection = exchange, silence_s, self
         self._parser = httptools.HttpResponseParser(self)
         self._framed = self._complete = self._keep = False
+        self._head = 0
         data = memoryview(exchange.data)
         # A small write cannot block: it has gone when it is called, and a process that is put to sleep just
         # after it must not start the clock on waking. A large one has gone when its last part has.

@@ -64,6 +64,8 @@ def _maker(made_by) -> dict:
 
 
 def _series(path: Path, name: str, known: dict, figures: dict) -> Measured:
+    if "/" in name or name.startswith(".") or "\0" in name:
+        raise UserError(f"run {path.name}: {name[:60]!r} is no name of a series: changed by hand")
     file = path / "requests" / f"{name}.jsonl"
     if not file.exists():
         raise UserError(f"run {path.name} is half there: series {name} has no requests/{file.name}")

@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from lib import DATA, allowed, images, pixels, tables, troubles
+from lib import DATA, allowed, exposure, images, pixels, tables, troubles
 from lib.client import server_message
 from lib.series import Series
 from lib.server import Server
@@ -26,7 +26,7 @@ def endpoints(server: Server) -> pd.DataFrame:
         try:
             reply = server.get(path)
             rows.append({"endpoint": path, "status": reply.status_code, "says": says(reply)})
-        except (httpx2.TransportError, ValueError, KeyError) as error:
+        except (httpx2.TransportError, ValueError, KeyError, TypeError, RecursionError) as error:
             rows.append({"endpoint": path, "status": "–", "says": type(error).__name__})
     return pd.DataFrame(rows)
 
@@ -89,21 +89,13 @@ def article_flags(server: Server) -> pd.DataFrame:
     """The article's server command, flag by flag: its value there, its value here, what it means."""
     address = urlsplit(server.url)
     known = {"model": server.model, "max_model_len": server.max_model_len, "host": address.hostname,
-             "port": address.port or address.scheme, "key": "asked for" if asks_for_key(server) else "not asked for"}
+             "port": address.port or address.scheme, "key": "asked for" if exposure.asks_for_key(server.url) else "not asked for"}
     known |= {f"cache.{name}": value for name, value in server.cache.items()}
     rows = []
     for flag in yaml.safe_load((DATA / "flags.yaml").read_text(encoding="utf-8")):
         here = known.get(flag.get("here"), _given(server.flags, flag["flag"]))
         rows.append({"flag": flag["flag"], "article": flag["article"], "here": here, "what it does": flag["meaning"]})
     return pd.DataFrame(rows)
-
-
-def asks_for_key(server: Server) -> bool:
-    """Whether the server turns away who shows a wrong key."""
-    try:
-        return httpx2.get(f"{server.url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code in (401, 403)
-    except httpx2.TransportError:
-        return False
 
 
 def _given(flags: list, name: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lib import reading
 from lib.errors import UserError
 from lib.shapes import Closed, Open
 
@@ -67,10 +68,10 @@ def read(path: Path) -> Run:
     path = Path(path)
     file = _result_in(path) if path.is_dir() else path
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = reading.json_file(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})")
-    except ValueError as error:
+    except reading.Unreadable as error:
         raise UserError(f"{file} is not whole JSON ({error}): {KNOWN}")
     readers = {"ttfts": _vllm, "mean_ttft_ms": _vllm, "benchmarks": _guidellm, "time_to_first_token": _aiperf}
     reader = next((r for key, r in readers.items() if isinstance(found, dict) and key in found), None)
@@ -78,9 +79,9 @@ def read(path: Path) -> Run:
         raise UserError(f"{file} is of no kind that can be compared: {KNOWN}")
     try:
         run = reader(found, file)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except Exception as error:  # whatever another form, or a hand, makes of it
         raise UserError(f"{file} looks like a result that is known, but is in a form that is not "
-                        f"({type(error).__name__}: {error}): {KNOWN}")
+                        f"({type(error).__name__}: {' '.join(str(error).split())[:160]}): {KNOWN}")
     if not run.series:
         raise UserError(f"{file} holds no request that was answered")
     return run

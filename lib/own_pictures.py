@@ -16,13 +16,13 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from PIL import Image, ImageOps
 
-from lib import ROOT
+from lib import ROOT, reading
 from lib.images import MAX_SIDE, Picture, Question
 
 NOT_PICTURES = {".md", ".yaml", ".yml", ".txt"}  # notes that belong in such a folder
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO")  # not those that start a program, as EPS does
 PLAIN_MODES = {"1", "L", "P", "RGB", "RGBA", "LA"}
 
 
@@ -73,22 +73,27 @@ class Unusable(Exception):
 
 def _load(file: Path, max_side: int, max_bytes: int) -> Picture:
     """A picture upright, in RGB, with nothing but its pixels."""
+    if not file.is_file() or not file.resolve().is_relative_to(file.parent.resolve()):
+        raise Unusable("no file of this folder")  # a pipe would be waited for; a link may lead to anything
     if file.stat().st_size > max_bytes:
         raise Unusable(f"{file.stat().st_size / 1e6:.1f} MB, more than the {max_bytes / 1e6:.0f} MB that are sent")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 _check(image, max_side)
-                upright = ImageOps.exif_transpose(image)
-                return Picture("own", 0, _rgb(upright), {}, "jpeg" if image.format == "JPEG" else "png", 95, file.name)
+                pixels = _rgb(ImageOps.exif_transpose(image))
+                pixels.info = {}  # comments and the like would be sent and shown with it
+                return Picture("own", 0, pixels, {}, "jpeg" if image.format == "JPEG" else "png", 95, file.name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unusable("a decompression bomb: far more pixels than a picture needs") from None
     except Image.UnidentifiedImageError:
         raise Unusable("not a picture") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged files
+    except Unusable:
+        raise
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
         text = str(error)
-        raise Unusable("truncated" if "truncated" in text or "Truncated" in text else f"damaged ({text[:60]})") from None
+        raise Unusable("truncated" if "truncated" in text or "Truncated" in text else f"damaged ({' '.join(text.split())[:60]})") from None
 
 
 def _check(image: Image.Image, max_side: int) -> None:
@@ -119,9 +124,9 @@ def _answers(file: Path, skipped: list[str]) -> dict:
     if not file.exists():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        skipped.append(f"answers.yaml: cannot be read ({str(error).splitlines()[0]})")
+        content = reading.yaml_file(file) or {}
+    except (reading.Unreadable, OSError) as error:
+        skipped.append(f"answers.yaml: cannot be read ({error})")
         return {}
     if not isinstance(content, dict):
         skipped.append("answers.yaml: not a list of file names with questions")

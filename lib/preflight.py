@@ -2,9 +2,7 @@
 import math
 import resource
 
-import yaml
-
-from lib import configurations
+from lib import configurations, reading
 from lib import cost, roofline
 from lib.errors import UserError
 
@@ -21,8 +19,8 @@ def check(**parameters) -> None:
 def listed(value) -> list:
     """A list parameter; papermill's own -p hands one over as text, `[1, 2, 4]`."""
     try:
-        value = yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+        value = reading.yaml_text(value) if isinstance(value, str) else value
+    except reading.Unreadable:
         raise UserError(f"{value!r} is not readable as a list: write it as [1, 2, 4]")
     return list(value) if isinstance(value, (list, tuple)) else [value]
 

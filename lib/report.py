@@ -9,17 +9,30 @@ from bs4 import BeautifulSoup
 from markupsafe import Markup
 
 from lib import ROOT, claim_rules, cost, efficiency, gallery, resume, tables, tables_tuning, verdicts
+from lib.errors import UserError
 from lib.foreign import fit
-from lib.rundir import RunDir, read_json, write_text
+from lib.rundir import NAME, RunDir, read_json, write_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 PROBES = {"01_health_check": "probes", "05_multimodal": "picture_probes"}  # notebook -> its series of questions about pictures
 
 
 def build(run: RunDir) -> Path:
-    """Write report.html of a run and return its path. Missing and failed notebooks are shown as such."""
+    """Write report.html of a run and return its path. Missing and failed notebooks are shown as such. Raises UserError for files
+    that are not as the workbook writes them."""
+    try:
+        return _build(run)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # a folder that came from elsewhere, or was edited, may hold anything
+        raise UserError(f"run {run.name} holds what the workbook does not write ({type(error).__name__}: {' '.join(str(error).split())[:120]}): "
+                        "changed by hand, or by another version of the workbook")
+
+
+def _build(run: RunDir) -> Path:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, finalize=_harmless)
     environment.filters["number"] = lambda value: tables.number(value) if not isinstance(value, str) else value
+    environment.tests["a_file_of_the_run"] = lambda name: isinstance(name, str) and re.fullmatch(r"requests/[\w+-][\w.+-]*", name) is not None
     environment.tests["match_agree"] = lambda judgement: judgement.startswith("agree")
     figures, info = run.figures(), run.info()
     path = run.path / "report.html"
@@ -51,10 +64,10 @@ def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
             "name": name,
             "title": _title(name),
             "state": states.get(name, {"status": "run by hand"}),
-            "page": f"html/{name}.html" if (run.path / "html" / f"{name}.html").exists() else None,
+            "page": f"html/{name}.html" if NAME.fullmatch(name) and (run.path / "html" / f"{name}.html").exists() else None,
             "series": _series([f for f in figures.values() if f["notebook"] == name], run.series()),
             "tuning": tables_tuning.section(read_json(run.path / "tuning.json", None)) if name == "06_tuning" else None,
-            "plots": [p | {"data": _embedded(run.path / p["file"])} for p in plots.values() if p["notebook"] == name],
+            "plots": [p | {"data": _embedded(run, p["file"])} for p in plots.values() if p["notebook"] == name],
             "answers": gallery.section(run, PROBES[name]) if name in PROBES else [],
         }
         for name in names
@@ -109,8 +122,12 @@ def _title(notebook: str) -> str:
     return re.sub(r"^\d+_", "", notebook).replace("_", " ").capitalize()
 
 
-def _embedded(path: Path) -> Markup:
-    """A picture as a data URL: the report stays one file, and a picture cannot style or script the page."""
+def _embedded(run: RunDir, file: str) -> Markup:
+    """A plot as a data URL: the report stays one file, and a picture cannot style or script the page. Nothing is taken from
+    outside the run's plots, whatever plots.json names."""
+    path = (run.path / file).resolve()
+    if not path.is_relative_to((run.path / "plots").resolve()) or path.suffix != ".svg":
+        return Markup()
     try:
         return Markup("data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode())
     except OSError:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lib import OUTPUTS
+from lib import OUTPUTS, reading
 from lib.errors import UserError
 from lib.hiding import hide, hide_in
 from lib.stats import Estimate
@@ -65,10 +65,10 @@ def sync(path: Path) -> None:
 def read_json(path: Path, default):
     """The content of a JSON file; `default` when there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return reading.json_file(path)
     except FileNotFoundError:
         return default
-    except ValueError as error:
+    except reading.Unreadable as error:
         raise UserError(f"{path.name} in run {path.parent.name} is damaged ({error}): restore it or make the run again")
 
 
@@ -104,6 +104,8 @@ class RunDir:
 
     # -- records ---------------------------------------------------------------------------------
     def requests_file(self, series: str) -> Path:
+        if "/" in series or series.startswith(".") or "\0" in series:  # series.json may come from anywhere
+            raise UserError(f"run {self.name}: {series[:60]!r} is no name of a series: changed by hand")
         return self.path / "requests" / f"{series}.jsonl"
 
     def new_requests_file(self, series: str) -> Path:
@@ -215,6 +217,8 @@ def find(name: str) -> RunDir:
     if not NAME.fullmatch(name) or not path.is_dir():
         known = sorted(p.parent.name for p in OUTPUTS.glob("*/run.json") if not p.parent.is_symlink())
         raise UserError(f"there is no run {name!r} in outputs/ (there: {', '.join(known) or 'none'}): `workbook run` makes one")
+    if not path.resolve().is_relative_to(OUTPUTS.resolve()):
+        raise UserError(f"outputs/{name} leads out of outputs/: what is written for a run stays in there; copy the folder itself")
     return RunDir(path.resolve().name)
 
 

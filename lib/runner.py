@@ -16,13 +16,12 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import yaml
 from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
-from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, repeat, report, resume, rundir, schedule,
+from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, reading, repeat, report, resume, rundir, schedule,
                  time_limit, tuning_run)
 from lib.errors import UserError
 from lib.hiding import hide, hide_in
@@ -157,9 +156,13 @@ def load_profile(profile: str) -> dict:
     known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
     if profile not in known:
         raise UserError(f"there is no profile {profile!r} (there: {', '.join(known)}){_nearest(profile, known)}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(content, dict):
+    try:
+        content = reading.yaml_file(path) or {}
+    except reading.Unreadable as error:
+        raise UserError(f"profile {profile}: {error}")
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"profile {profile}: a YAML mapping of parameters is needed, not {type(content).__name__}")
+    schedule.check(profile, content.get("takes", {}))
     return content
 
 
@@ -175,8 +178,8 @@ def parse_parameters(pairs: list[str]) -> dict:
     for pair in pairs:
         key, _, value = pair.partition("=")
         try:
-            parameters[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parameters[key] = reading.yaml_text(value)
+        except reading.Unreadable:
             raise UserError(f"parameter {key!r}: {value!r} is not readable as a value: quote it")
     return parameters
 

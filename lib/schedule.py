@@ -8,7 +8,17 @@ from datetime import datetime, timedelta
 
 from tqdm import tqdm
 
+from lib.errors import UserError
+
 UNKNOWN_S = 60.0  # a notebook of which the profile says nothing
+
+
+def check(profile: str, takes) -> None:
+    """Raises UserError where what a profile says of the time is of another form."""
+    entries = list(takes.values()) if isinstance(takes, dict) else [takes]
+    good = all(isinstance(entry, dict) and all(type(n) in (int, float) and 0 <= n < 1e9 for n in entry.values()) for entry in entries)
+    if not good:
+        raise UserError(f"profile {profile}: `takes` names seconds for each notebook, such as 02_single_request: {{seconds: 10}}")
 
 
 def expected_s(takes: dict, parameters: dict) -> float:

@@ -1,5 +1,7 @@
 """What a running server is: connect to it, ask it for its model, version and limits."""
 import os
+import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +13,10 @@ from lib import OUTPUTS, hiding, troubles
 from lib.client import Client
 from lib.errors import UserError
 from lib.rundir import read_json
+
+
+LARGEST = 64_000_000  # bytes of a reply that is read at once
+LONGEST_NAME = 1000
 
 
 @dataclass
@@ -68,14 +74,16 @@ def connect(url: str, api_key: str | None = None, folder: Path | None = None) ->
     api_key = api_key or os.environ.get("WORKBOOK_API_KEY")
     hiding.learn(url, api_key)
     first = models(url, api_key)[0]
-    server = Server(url, first["id"], api_key, max_model_len=first.get("max_model_len"))
+    context = first.get("max_model_len")
+    server = Server(url, first["id"], api_key, max_model_len=context if type(context) is int and 0 < context < 10**12 else None)
     try:
-        server.version = server.get("/version").json().get("version")
-    except (httpx2.TransportError, ValueError, AttributeError):
+        version = server.get("/version").json().get("version")
+        server.version = version[:100] if isinstance(version, str) else None
+    except (httpx2.TransportError, ValueError, AttributeError, RecursionError):
         pass  # not vLLM, or hidden behind a proxy
     server.cache = cache_settings(server)
     size = server.cache.get("kv_cache_size_tokens", "")
-    server.kv_cache_tokens = int(size) if size.isdigit() else None
+    server.kv_cache_tokens = int(size) if re.fullmatch(r"[0-9]{1,15}", size) else None
     for place in filter(None, (folder, OUTPUTS / "servers")):  # the latter: `workbook serve`
         known = read_json(Path(place) / "server.json", {})
         if hiding.real(known.get("url", "")) == url:
@@ -105,7 +113,7 @@ def cache_settings(server: Server) -> dict:
     try:
         families = text_string_to_metric_families(server.get("/metrics").text)
         return next((f.samples[0].labels for f in families if f.name == "vllm:cache_config_info"), {})
-    except (httpx2.TransportError, ValueError):
+    except (httpx2.TransportError, ValueError, LookupError):  # a web page, say
         return {}
 
 
@@ -123,9 +131,9 @@ def models(url: str, key: str | None) -> list[dict]:
         raise UserError(f"{url} asks for a key ({reply.status_code}): {troubles.remedy('no key, or a wrong one')}")
     try:
         models = [m for m in reply.json()["data"] if m["id"]]
-        assert reply.status_code == 200 and models
+        assert reply.status_code == 200 and models and all(isinstance(m["id"], str) and len(m["id"]) <= LONGEST_NAME for m in models)
         return models
-    except (ValueError, KeyError, TypeError, AssertionError):
+    except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise UserError(f"{url} answers, but not as an OpenAI server (GET /v1/models gave {reply.status_code}): "
                         f"{troubles.remedy('a wrong path')}")
 
@@ -135,4 +143,19 @@ def headers(key: str | None) -> dict:
 
 
 def get(url: str, path: str, key: str | None, timeout_s: float) -> httpx2.Response:
-    return httpx2.get(url + path, headers=headers(key), timeout=timeout_s)
+    """GET, with a reply of at most LARGEST bytes that has come within some times `timeout_s`. Raises httpx2.TransportError."""
+    with httpx2.Client(headers=headers(key), timeout=timeout_s) as http:
+        return bounded(http, url + path, timeout_s)
+
+
+def bounded(http: httpx2.Client, url: str, timeout_s: float) -> httpx2.Response:
+    """GET through a client: a reply that does not end is broken off."""
+    until, parts, size = time.monotonic() + 3 * timeout_s, [], 0
+    with http.stream("GET", url) as reply:
+        for part in reply.iter_bytes():
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST or time.monotonic() > until:
+                raise httpx2.ReadError("the reply does not end")
+        plain = [(name, value) for name, value in reply.headers.items() if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")]
+        return httpx2.Response(reply.status_code, headers=plain, content=b"".join(parts), request=reply.request)

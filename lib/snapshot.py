@@ -86,9 +86,13 @@ def parse(text: str, model: str | None = None) -> Snapshot:
     Over engines counters and numbers of requests are summed, and of usages the highest is taken.
     """
     try:
-        families = list(text_string_to_metric_families(text))
-    except (ValueError, IndexError, KeyError):  # a web page, say
+        return _parsed(text, model)
+    except (ValueError, LookupError, AttributeError, OverflowError):  # a web page, say
         return Snapshot()
+
+
+def _parsed(text: str, model: str | None) -> Snapshot:
+    families = list(text_string_to_metric_families(text))
     models = {s.labels["model_name"] for f in families for s in f.samples if "model_name" in s.labels}
     wanted = model if model in models or len(models) > 1 else next(iter(models), None)
     values, parts, gauges = {}, {}, set()

@@ -23,7 +23,7 @@ import psutil
 
 from lib import machine, records
 from lib.hiding import hide
-from lib.server import Server, headers
+from lib.server import Server, bounded, headers
 from lib.snapshot import Snapshot, parse
 
 TIMEOUT_S = 5.0  # the longest that one reading may take
@@ -55,7 +55,7 @@ class _Metrics:
 
     def text(self, path: str = "/metrics") -> str:
         try:
-            reply = self._http.get(self._url + path)
+            reply = bounded(self._http, self._url + path, TIMEOUT_S)
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError):
             return ""
         return reply.text if reply.status_code == 200 else ""

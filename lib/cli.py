@@ -36,7 +36,7 @@ def run(
     like: Annotated[str, typer.Option(metavar="RUN", help="make a run again as it was, on its server or on --server, and compare the two")] = "",
 ) -> None:
     """Run the notebooks end to end against one server and write the report."""
-    from lib import finished, report, runner
+    from lib import again, finished, report, runner
 
     given = {"profile": profile, "notebooks": notebooks or [], "parameters": runner.parse_parameters(parameter or []), "flags": flags}
     if resume and (like or name):
@@ -44,10 +44,10 @@ def run(
     if like and any(given.values()):
         raise errors.UserError(f"--like makes a run again as it was: leave out {', '.join(k for k, v in given.items() if v)}")
     if resume:
-        todo = runner.resumed(resume, server, load=load, **given)
+        todo = again.resumed(resume, server, load=load, **given)
     elif like:
         like = str(finished.open_run(like).path)  # before hours pass: what could not be compared
-        todo = runner.repeated(Path(like).name, server, name, load)
+        todo = again.repeated(Path(like).name, server, name, load)
     else:
         todo = runner.plan(profile or "smoke", server, given["notebooks"], given["parameters"], flags, name, load)
     folder, well = runner.run(todo)

@@ -21,7 +21,7 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
-from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, reading, repeat, report, resume, rundir, schedule,
+from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, reading, repeat, report, resume, schedule,
                  time_limit, tuning_run)
 from lib.errors import UserError
 from lib.hiding import hide, hide_in
@@ -84,7 +84,7 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
     in place of the profile's."""
     if launch.is_url(server):
         plain(server)
-    chosen = [_notebook(n) for n in notebooks] or all_notebooks()
+    chosen = [find_notebook(n) for n in notebooks] or all_notebooks()
     content = load_profile(profile)
     takes = content.pop("takes", {})
     content = content if recorded is None else recorded
@@ -107,43 +107,6 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
         cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")
     return Plan(profile, server, list(dict.fromkeys(chosen)), merged, flags, name, load, takes)
-
-
-def resumed(word: str, server: str, **given) -> Plan:
-    """The plan to go on with a run. given: profile, notebooks, parameters, flags and load as a user may have typed them; None or empty is
-    the run's own, and anything else is refused. Raises UserError where there is nothing to go on with, or it cannot be."""
-    run = rundir.find(word)
-    known = repeat.plan_of(run)
-    if reason := repeat.other_version(run):
-        raise UserError(f"run {run.name} cannot be gone on with: {reason}; restore that version, or make the run again with --like {run.name}")
-    given = given | {"notebooks": list(dict.fromkeys(_notebook(n) for n in given.get("notebooks") or []))}
-    asked = given.pop("parameters", {})
-    other = [f"{key} {known[key]!r}, not {value!r}" for key, value in given.items() if value and value != known[key]]
-    other += [f"{key} {known['parameters'].get(key, 'by default')!r}, not {value!r}" for key, value in asked.items()
-              if known["parameters"].get(key) != value]
-    if other:
-        raise UserError(f"run {run.name} was begun with {'; '.join(other)}: leave that out to go on with it, or start another run")
-    again = resume.left(run, known["notebooks"])
-    if not again and run.info().get("ended"):
-        raise UserError(f"run {run.name} is complete, nothing is left to do: `workbook report {run.name}` writes its report again")
-    todo = _recorded(known, server, run.name)
-    todo.notebooks, todo.resumed = again, True
-    return todo
-
-
-def repeated(word: str, server: str, name: str = "", load: str = "") -> Plan:
-    """The plan to make a finished run again, on its own server or another one. Raises UserError."""
-    run = rundir.find(word)
-    known = repeat.plan_of(run)
-    todo = _recorded(known | ({"load": load} if load else {}), server, name)
-    todo.like = run.name
-    return todo
-
-
-def _recorded(known: dict, server: str, name: str) -> Plan:
-    own = launch.named(server) if server != "auto" else known["server"]
-    flags = "" if launch.is_url(own) else known["flags"]
-    return plan(known["profile"], own, known["notebooks"], {}, flags, name, known["load"], known["parameters"])
 
 
 def all_notebooks() -> list[str]:
@@ -184,7 +147,7 @@ def parse_parameters(pairs: list[str]) -> dict:
     return parameters
 
 
-def _notebook(asked: str) -> str:
+def find_notebook(asked: str) -> str:
     """`02`, `02_single_request` or a path to it -> `02_single_request`."""
     stem, known = Path(asked).name.removesuffix(".ipynb"), all_notebooks()
     matches = [n for n in known if n == stem or n.startswith(f"{stem}_") or n.split("_", 1)[1] == stem]

@@ -1,4 +1,6 @@
 """Plans to go on with a run that was cut off, and to make a finished one again."""
+import sys
+
 from lib import launch, repeat, resume, rundir, runner
 from lib.errors import UserError
 
@@ -26,9 +28,12 @@ def resumed(word: str, server: str, **given) -> runner.Plan:
 
 
 def repeated(word: str, server: str, name: str = "", load: str = "") -> runner.Plan:
-    """The plan to make a finished run again, on its own server or another one. Raises UserError."""
+    """The plan to make a finished run again, on its own server or another one; where another version of the workbook or of what
+    it stands on made it, that is said. Raises UserError."""
     run = rundir.find(word)
     known = repeat.plan_of(run)
+    if reason := repeat.other_version(run):
+        print(f"run {run.name}: {reason}; what that changes is in the comparison too", file=sys.stderr)
     todo = _recorded(known | ({"load": load} if load else {}), server, name)
     todo.like = run.name
     return todo

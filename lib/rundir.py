@@ -3,11 +3,12 @@
     run.json               what was asked, on which machine, what became of each notebook
     server.json, .log      the server that answered
     requests/SERIES.jsonl  one row per request
+    owners.json            which notebook made each series
     series.json            how each series was made: load, client, server, client against server
     calibration.json       what the client can measure on this machine
     figures.json           every published figure, entered once
     plots/*.svg            the plots, listed in plots.json
-    aside/N/               what attempt N of a run that was cut off had begun and not ended (lib.resume)
+    aside/N/               what was begun and not ended when the run was cut off for the Nth time (lib.resume)
     notebooks/, html/      the executed notebooks, as notebooks and as pages
     report.html
 """

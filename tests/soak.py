@@ -1,6 +1,6 @@
 """Cuts runs off at random instants, goes on with them, and looks whether anything was lost: python tests/soak.py --kills 50.
 
-kill -9 of the runner, a kernel, a load worker, the server; and a disk that is full. Seeded. It works in a checkout of its own with three
+kill -9 of the runner, a kernel, a load worker, the server; and a disk that is full. Seeded. It works in a checkout of its own with two
 short notebooks and real 09_report, so that a round takes seconds. The server is the metronome, a stand-in: what its runs measure
 means nothing, only what is kept of it is looked at. `--real` takes the embedded model on real vLLM and notebooks 02 and 08.
 """
@@ -50,7 +50,7 @@ def checkout(place: Path, real: bool) -> None:
     (place / "outputs").mkdir()
     for name in ("09_report", *(("02_single_request", "08_endurance") if real else ())):
         shutil.copy(HERE / "notebooks" / f"{name}.ipynb", place / "notebooks")
-    for name in () if real else ("01_first", "02_second", "03_third"):
+    for name in () if real else ("01_first", "02_second"):
         cells = [nbformat.v4.new_code_cell(source.replace("NAME", name)) for source in CELLS]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 from bs4 import BeautifulSoup
 
-from lib import claim_rules, claims, drafts, finished, hiding, provenance, records, rundir, secrets, without_code
+from lib import claim_rules, claims, drafts, finished, hiding, plots_zh, provenance, records, rundir, secrets, without_code
 from lib.errors import UserError
 from lib.rundir import RunDir, read_json
 from lib.sentences import Source, clean
@@ -32,6 +32,7 @@ def publish(name: str, lang: str = "en", format: str = "md") -> Path:
     figures, info, plots = checked(run)
     tuned = read_json(run.path / "tuning.json", {})
     info |= {"tuning": {"recommended": tuned.get("recommended")}} if isinstance(tuned, dict) else {}
+    info |= {"plots": "in English"} if lang == "zh" and plots_zh.font() is None else {}
     if format == "ipynb":
         files = _notebooks(run, lang)
     else:
@@ -56,7 +57,7 @@ def _draft(run: RunDir, figures: dict, info: dict, plots: dict, lang: str, forma
     units = {source.word("units", clean(f["unit"])): f["unit"] for f in figures.values()}
     units |= {f["unit"]: f["unit"] for f in figures.values()} | {"%": "%"}
     provenance.check(blocks, figures, info, units, _quotable(info, figures, answers) | repeated)
-    pictures = {block.file: _picture(run, block.file) for block in blocks if block.kind == "plot"}
+    pictures = {block.file: _picture(run, block.file, lang) for block in blocks if block.kind == "plot"}
     if format == "html":
         page = drafts.page(blocks, lang, pictures)
         soup = BeautifulSoup(page, "html.parser")
@@ -89,8 +90,8 @@ def _nothing_added(blocks: list, written: str) -> None:
         raise UserError(f"writing the draft out added numbers to it ({', '.join(sorted(more)[:5])}): nothing was written")
 
 
-def _picture(run: RunDir, file: str) -> bytes:
-    """A plot of the run, if it is one."""
+def _picture(run: RunDir, file: str, lang: str) -> bytes:
+    """A plot of the run, if it is one; its words in the draft's language, where there is a font."""
     path = (run.path / file).resolve()
     if not path.is_relative_to(run.path.resolve() / "plots") or path.suffix != ".svg":
         raise UserError(f"run {run.name}: plots.json names {clean(file, 80)!r}, which is no plot of the run: changed by hand")
@@ -99,7 +100,7 @@ def _picture(run: RunDir, file: str) -> bytes:
     svg = path.read_bytes()
     if SCRIPTED.search(svg.split(b"<svg", 1)[-1]):
         raise UserError(f"run {run.name}: {clean(file, 80)} holds a script or a link: no plot of the workbook does")
-    return svg
+    return plots_zh.translated(svg) if lang == "zh" else svg
 
 
 def _notebooks(run: RunDir, lang: str) -> dict[str, str]:

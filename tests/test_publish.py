@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat import v4
 
-from lib import bench, cli, draft_tables, drafts, metrics, provenance, publish, records, report, rundir, sentences, without_code
+from lib import bench, cli, draft_tables, drafts, metrics, plots_zh, provenance, publish, records, report, rundir, sentences, without_code
 from lib.errors import UserError
 from lib.plots import histogram
 from lib.rundir import RunDir
@@ -412,3 +412,6 @@ def test_a_whole_real_run_can_be_published_in_every_format(finished_run, lang):
     modes = [section["title"][lang] for section in drafts.words()["sections"] if section.get("mode")]
     assert all(f"## {mode}\n" in text for mode in modes) and len(modes) == 5
     assert report.loads_from_elsewhere(pages["html"]) == []
+    said = {label for path in (run.path / "plots").glob("*.svg") if path.stem != "consistency_openings"
+            for label in re.findall("<!-- (.*?) -->", path.read_text()) if re.search("[a-z]{3}", label) and "mathdefault" not in label}
+    assert [label for label in said if plots_zh.chinese(label) is None and label != "tokens/s"] == [], "words of plots have Chinese ones"

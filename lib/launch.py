@@ -167,7 +167,8 @@ def start(model: str, flags: list, folder: Path | None = None, embedded: bool = 
     if ours.port and _port_taken(int(ours.port)):
         raise UserError(f"the port is taken ({ours.port}): {troubles.remedy('the port is taken')}")
     port = ours.port or _free_port()
-    ours.api_key = ours.api_key or secrets.token_urlsafe(24)  # `--api-key ""` would open it to everybody
+    # `--api-key ""` would open it to everybody. Servers of one run have one key: some versions of vLLM compile anew for each.
+    ours.api_key = ours.api_key or os.environ.get("WORKBOOK_API_KEY") or secrets.token_urlsafe(24)
     learn("", ours.api_key, ours.hf_token)
     if ours.hf_token:
         os.environ["HF_TOKEN"] = ours.hf_token  # for the server and what else this process starts, on no command line

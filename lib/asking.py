@@ -21,10 +21,11 @@ import numpy as np
 import openai
 import pandas as pd
 
-from lib import consistency, conversations, launch, machine, probes, reconcile, same_law, stats, telemetry
-from lib.client import server_message
+from lib import consistency, conversations, launch, machine, patience, probes, reconcile, same_law, stats, telemetry, time_limit
+from lib.client import network_fault, server_message
 from lib.driver import Drive, Plan
 from lib.errors import UserError
+from lib.patience import Patience
 from lib.progress import progress
 from lib.records import Sink
 from lib.server import Server
@@ -35,6 +36,8 @@ from lib.workloads import Brief
 SIZE = (448, 336)  # of the pictures: such a prompt fills at least one block of any prefix cache
 OPENINGS = ("Write about learning.", "Tell me something.", "How are you?", "Tell me a story.")
 INVARIANT = {"VLLM_BATCH_INVARIANT": "1"}
+COLUMNS = ["index", "kind", "prompt", "salt", "temperature", "seed", "sent", "done", "error", "message", "finish", "text", "tokens",
+           "logprobs", "runners_up", "right"]
 CAPABLE = (9, 0)  # vLLM's documentation of its batch-invariant mode: NVIDIA GPUs of compute capability 9.0 and above
 
 
@@ -87,29 +90,37 @@ async def ask(desk, name: str, items: list[Item], *, at_once: int = 1, order: in
     """Put every question to the server, `at_once` in flight -> the rows, also in the run folder as series `name`.
 
     order: a seed for another order than the list's. salt: of an earlier `Asked`, to meet what it left in the caches.
-    server: another one than the desk's. A request that fails is a row with `error`; when all fail, UserError says why.
+    server: another one than the desk's. A request that fails is a row with `error`; when all fail, when the server is given up
+    on or the notebook's time is over, UserError says so.
     """
     server, salt = server or desk.server, salt or secrets.token_hex(4)
     path = desk.run.new_requests_file(name)
     numbers = list(range(len(items)))
     if order is not None:
         random.Random(order).shuffle(numbers)
-    rows, gate = [], asyncio.Semaphore(at_once)
+    rows, gate, waits = [], asyncio.Semaphore(at_once), Patience(at_once)
     async with telemetry.watch(server, path.with_suffix(".telemetry.jsonl")) as watched:
         with progress(len(items), name, "questions") as bar, Sink(path) as sink:
             async with server.client() as client:
 
                 async def one(number: int) -> None:
                     async with gate:
+                        if waits.over(time.monotonic()):
+                            return
                         rows.append(await _one(client, items[number], number, f"{salt}-{number}"))
+                        waits.heard(rows[-1]["error"], time.monotonic())
                     sink.append(msgspec.json.encode({"series": name} | rows[-1]) + b"\n")
                     bar.update()
 
-                await asyncio.gather(*(one(number) for number in numbers))
+                try:
+                    async with asyncio.timeout(time_limit.left_s()):
+                        await asyncio.gather(*(one(number) for number in numbers))
+                except TimeoutError:
+                    waits.ending = "time"
     found = reconcile.evidence(watched.happened, watched.frame())
-    frame = pd.DataFrame(rows).set_index("index").sort_index()
-    if frame["error"].notna().all():
-        raise UserError(f"the server refuses every question of {name} ({frame['message'].iloc[0]})")
+    frame = pd.DataFrame(rows, columns=COLUMNS).set_index("index").sort_index()
+    if why := patience.sentence(name, frame, waits.ending):
+        raise UserError(why)
     if frame.loc[frame["error"].isna(), "tokens"].isna().any():
         raise UserError("the server gives no token ids with its answers, as vLLM does: its answers cannot be compared token by token")
     return Asked(name, frame, found.cached_share, salt)
@@ -128,9 +139,8 @@ def most_in_flight(asked: Asked) -> int:
 
 
 async def _one(client, item: Item, number: int, salt: str) -> dict:
-    row = {"index": number, "kind": item.kind, "prompt": item.prompt, "salt": salt, "temperature": item.temperature, "seed": item.seed,
-           "sent": time.monotonic(), "done": None, "error": None, "message": None, "finish": None, "text": None, "tokens": None,
-           "logprobs": None, "runners_up": None, "right": None}
+    row = dict.fromkeys(COLUMNS) | {"index": number, "kind": item.kind, "prompt": item.prompt, "salt": salt,
+                                    "temperature": item.temperature, "seed": item.seed, "sent": time.monotonic()}
     extra = {"cache_salt": salt, "return_token_ids": True, "return_tokens_as_token_ids": True}
     try:
         reply = await client.openai.chat.completions.create(
@@ -140,6 +150,8 @@ async def _one(client, item: Item, number: int, salt: str) -> dict:
         row["right"] = probes.judge(item.probe, row["text"]) if item.probe else None
     except openai.APIStatusError as error:
         row |= {"error": "http", "message": f"HTTP {error.status_code}: {server_message(error)}"[:500]}
+    except openai.APIConnectionError as error:
+        row |= dict(zip(("error", "message"), network_fault(error)))
     except Exception as error:  # whatever went wrong belongs in the row: the other questions go on
         row |= {"error": type(error).__name__, "message": str(error.__cause__ or error)[:500]}
     row["done"] = time.monotonic()
@@ -165,13 +177,16 @@ def _named(messages: list, salt: str) -> list:
 async def beside(desk, name: str, streams: int, seed: int) -> AsyncIterator[None]:
     """Other load while the block runs: `streams` short questions in flight, a series of its own."""
     server, path = desk.server, desk.run.new_requests_file(name)
-    drive = Drive(Plan(server.url, server.api_key, server.model, 120.0, name, path, Brief(32, 0.0, seed, name), Closed(streams),
+    drive = Drive(Plan(server.url, server.api_key, server.model, time_limit.silence_s(), name, path, Brief(32, 0.0, seed, name), Closed(streams),
                        None, None, 0, seed))
     await drive.prepare()
     going = asyncio.create_task(drive.run(time.monotonic()))
     try:
         await asyncio.sleep(1.0)  # until all streams have begun
         yield
+    except BaseException:
+        drive.abort()  # a server that was given up on may never answer
+        raise
     finally:
         drive.stop()
         await going

@@ -1,14 +1,16 @@
 """What a notebook works with: one server, one run folder, and where its results go."""
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
-from lib import calibration, launch, load, machine, metrics, probes, reconcile, rundir, stats, tables, telemetry
+from lib import calibration, errors, launch, load, machine, metrics, patience, probes, reconcile, rundir, stats, tables, telemetry
+from lib import time_limit, troubles
 from lib.calibration import Calibration
+from lib.errors import UserError
 from lib.series import Series
 from lib.server import Server
 from lib.shapes import Closed, Shape
@@ -19,29 +21,48 @@ CARD = ("model", "server", "flags", "processor", "GPU")  # what stands at the he
 
 @dataclass
 class Bench:
-    """`notebook`: the stem that figures and plots are entered under."""
+    """`notebook`: the stem that figures and plots are entered under. `pending`: series whose figures are not entered yet;
+    None where they are nobody's figures."""
 
     notebook: str
     server: Server
     run: rundir.RunDir
+    pending: dict[str, Series] | None = field(default_factory=dict, repr=False)
 
     async def measure(self, name: str, workload, shape: Shape | int = 1, *, cache_expected: bool = False,
-                      **options) -> Series:
+                      come_what_may: bool = False, may_be_refused: bool = False, **options) -> Series:
         """Measure a series: send a workload in a shape (lib.load.run has the options) and gather the records,
-        what the server said of itself meanwhile, and how the client fared."""
+        what the server said of itself meanwhile, and how the client fared.
+
+        Raises UserError when the server was given up on, answered nothing, or the notebook's time was over; not if the series
+        is wanted `come_what_may`, nor if every request was turned away as a bad one and that `may_be`."""
+        if time_limit.is_over():
+            raise UserError(patience.out_of_time(name))
         path = self.run.new_requests_file(name)
         async with telemetry.watch(self.server, path.with_suffix(".telemetry.jsonl")) as watched:
             frame = await load.run(self.server, path, name, workload, shape, **options)
-        client, streams = frame.attrs["client"], frame.attrs["concurrency"]
+        client, streams, ending = (frame.attrs[known] for known in ("client", "concurrency", "ending"))
         frame = metrics.per_request(frame)
         window = metrics.steady_window(frame[frame["phase"] == "measure"], streams)
         found, samples = calibration.current(), watched.frame()
         series = Series(
             name, metrics.mark_steady(frame, window), str(shape if not isinstance(shape, int) else Closed(shape)), window,
             client, reconcile.evidence(watched.happened, samples), reconcile.reconcile(frame, watched.happened), samples,
-            streams, (found.tokens_per_s, found.streams) if found else None, cache_expected)
+            streams, (found.tokens_per_s, found.streams) if found else None, cache_expected,
+            patience.sentence(name, frame, ending))
         self.run.enter_series(name, series.about())
+        if self.pending is not None and series.counts["measured"]:
+            self.pending[name] = series
+        if series.mishap and not come_what_may and not (may_be_refused and frame["status"].between(400, 428).all()):
+            log = getattr(self.server, "log", None)
+            cause = troubles.diagnose(log.read_text(encoding="utf-8", errors="replace")) if log and log.exists() else None
+            raise UserError(series.mishap + (f". Its log says: {cause}" if cause else ""))
         return series
+
+    def keep_pending(self) -> None:
+        """Enter the figures of every series that the notebook has not come to: it ends early."""
+        for series in list((self.pending or {}).values()):
+            self.publish(series)
 
     def publish(self, series: Series, headline: tuple = ()) -> pd.DataFrame:
         """Enter every figure of a series in figures.json -> the verdict on each metric.
@@ -49,6 +70,7 @@ class Bench:
         `headline`: metrics whose mean opens the report.
         """
         verdicts, rows = series.verdicts(), []
+        (self.pending or {}).pop(series.name, None)
         for metric, summary in series.summaries().items():
             name, unit, _, formula = metrics.METRICS[metric]
             rows.append({"metric": name, "values": len(series.values[metric]), "verdict": verdicts[metric]})
@@ -79,7 +101,7 @@ class Bench:
         rundir.write_json(self.run.path / "calibration.json", dataclasses.asdict(found))
         return found
 
-    async def probe(self, series: str, asked: list[probes.Probe], concurrency: int = 8) -> list[dict]:
+    async def probe(self, series: str, asked: list[probes.Probe], concurrency: int = 8, **options) -> list[dict]:
         """Put quality probes to the server -> a row each, as lib.probes.judged gives them: a series like any other,
         with the answers in its records. The share of right answers of each kind goes to figures.json. A server with
         random weights is not asked: no rows."""
@@ -88,7 +110,7 @@ class Bench:
             return []
         if not asked:
             return []
-        await self.measure(series, probes.requests(asked), concurrency)
+        await self.measure(series, probes.requests(asked), concurrency, **options)
         rows = probes.judged(asked, self.run.requests_file(series))
         for kind, found in probes.accuracy(rows).iterrows():
             right, asked, failed = int(found["correct"]), int(found["n"]), int(found["failed"])
@@ -118,7 +140,9 @@ def begin(notebook: str, server: str = "auto", run: str = "desk", flags: str = "
     calibration.use(rundir.read_json(run_dir.path / "calibration.json", None))
     display(Markdown(about["note"]))
     display(tables.facts({name: value for name, value in about["facts"].items() if name in CARD}))
-    return Bench(notebook, found, run_dir)
+    desk = Bench(notebook, found, run_dir)
+    errors.in_one_line(keep=desk.keep_pending)
+    return desk
 
 
 def describe(server: Server) -> dict:

@@ -20,6 +20,7 @@ from lib.transport import StampingTransport
 LONGEST_LINE = 4 * 1024 * 1024  # bytes
 ROOM, ROOM_PER_TOKEN = 16 * 1024 * 1024, 64 * 1024  # bytes of a reply: in any case, and for each token that was asked for
 MOST_TOKENS = 10**9  # in a usage; a number that no model has counted to
+CONNECT_S = 10.0  # for a connection that is made before the clock starts
 
 
 @dataclass
@@ -52,8 +53,8 @@ class Client:
         )
 
     async def connect(self, count: int) -> None:
-        """Have `count` connections at hand, so that making them is in no figure. Raises httpx2.ConnectError."""
-        await self._transport.connect(self.openai.base_url, count)
+        """Have `count` connections at hand, so that making them is in no figure. Raises httpx2.TransportError."""
+        await self._transport.connect(self.openai.base_url, count, CONNECT_S)
 
     async def chat(self, request: Request, series: str = "", index: int = 0, phase: str = "measure",
                    exchange: Exchange | None = None) -> Record:
@@ -76,7 +77,7 @@ class Client:
         except openai.APIStatusError as error:
             _fail(record, "http", f"HTTP {error.status_code}: {server_message(error)}")
         except (openai.APIConnectionError, httpx2.TransportError) as error:
-            _fail(record, *_network_fault(error))
+            _fail(record, *network_fault(error))
         finally:
             current.reset(token)  # other calls of this task are none of ours
         record.status, record.sent = exchange.status, exchange.sent
@@ -235,7 +236,7 @@ def _fail(record: Record, kind: str, message: str) -> None:
         record.error, record.message = kind, hiding.hide(message[:5000])[:500]
 
 
-def _network_fault(error: Exception) -> tuple[str, str]:
+def network_fault(error: Exception) -> tuple[str, str]:
     """Kind and message of what openai or httpx2 raised."""
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
     if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout)):

@@ -228,8 +228,8 @@ async def _attend(member: _Member, crew: list[_Member], sink: Sink, watch, every
         if lines:
             sink.append(lines)
             watch.rows(briefs)
-            if watch.enough():
-                await asyncio.gather(*(m.ask("stop") for m in crew))
+        if word := watch.enough():
+            await asyncio.gather(*(m.ask(word) for m in crew))
         if isinstance(outcome, str):
             raise UserError(f"a load worker on {member.host} failed: {outcome}")
         if outcome is not None:

@@ -17,6 +17,7 @@ SMALL = 64 * 1024  # bytes; less than any usual socket buffer
 PIECE = 16 * 1024  # bytes of a body, some 50 chunks, that are kept before the layers above are woken to take them
 MOST_HEADERS, LONGEST_HEADER, LONGEST_HEAD = 500, 64 * 1024, 256 * 1024  # a server may send what it likes, and never end
 LARGEST_ERROR = 1024 * 1024  # bytes of a reply that is no stream
+WHOLE_S = 1800.0  # a reply that drips longer than this, without ever being silent, has no end either
 IDLE_LIMIT_S = 4.0  # a connection is not used again after this; vLLM's server closes idle ones after 5 s
 
 
@@ -37,6 +38,7 @@ class Connection(asyncio.Protocol):
         self._head = 0  # bytes read before the reply's head was complete
         self._silence_s: float | None = None
         self._active_at = 0.0  # the newest write or read
+        self._began_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._fd = -1
 
@@ -136,7 +138,7 @@ class Connection(asyncio.Protocol):
         data = memoryview(exchange.data)
         # A small write cannot block: it has gone when it is called, and a process that is put to sleep just
         # after it must not start the clock on waking. A large one has gone when its last part has.
-        self._active_at = before = time.monotonic()
+        self._active_at = self._began_at = before = time.monotonic()
         if self._fd < 0:  # TLS
             self.transport.write(data)
             self._has_sent(time.monotonic())
@@ -164,7 +166,7 @@ class Connection(asyncio.Protocol):
         self._timer = None
         if self.exchange is None or self._silence_s is None:
             return
-        left = self._active_at + self._silence_s - time.monotonic()
+        left = min(self._active_at + self._silence_s, self._began_at + WHOLE_S) - time.monotonic()
         if left <= 0:
             self.end(httpx2.ReadTimeout("silence for longer than the time limit"))
         else:

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx2
 import numpy as np
 
+from lib import descriptors
 from lib.client import Client
 from lib.exchange import LONG_PATIENCE_S, Exchange
 from lib.records import Record, Sink
@@ -78,6 +79,7 @@ class Drive:
 
     async def prepare(self) -> None:
         """Everything that can be done before the start: connections, the first requests."""
+        descriptors.room_for(len(self._starts), f"series {self.plan.series}, streams")  # of this process, which may be an older one
         self._builder = asyncio.create_task(self._build())
         self._builder.add_done_callback(self._ended_task)
         try:

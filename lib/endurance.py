@@ -153,6 +153,8 @@ def ending(series: Series, planned_s: float) -> str:
     frame = series.frame
     began, died = frame[["sent", "done"]].min().min(), died_after(frame)
     answered, failed = int(frame["error"].isna().sum()), int(frame["error"].notna().sum())
+    if died is None and series.mishap:
+        return f"The series did not come to its end. {series.mishap[0].upper()}{series.mishap[1:]}."
     if died is None:
         return (f"The server held out: {answered:,} requests answered in {frame['done'].max() - began:,.0f} s, "
                 f"{f'{failed:,}' if failed else 'none'} failed.")

@@ -1,4 +1,9 @@
 """The one exception that a user is meant to read."""
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
 from lib.hiding import hide
 
 
@@ -14,3 +19,28 @@ class UserError(Exception):
 
     def _render_traceback_(self):  # IPython's hook for exceptions that draw themselves
         return [f"{type(self).__name__}: {self}"]
+
+
+def in_one_line(keep: Callable[[], object]) -> None:
+    """In a notebook: show what a server or the network did wrong, and what a check has found, as one line in place of a
+    traceback. Elsewhere nothing. keep: called whatever a cell fails with, to save what the notebook has."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None:
+        return
+    import httpx2
+    import openai
+
+    def show(shell, kind, error, traceback, tb_offset=None):
+        try:
+            keep()
+        except Exception as other:  # a full disk: the first fault is the one to be told
+            print(f"what was measured could not be entered as figures ({other}); its records are kept")
+        told = None
+        if isinstance(error, (httpx2.TransportError, openai.APIError)):
+            told = f"the server did not answer as it should, at {time.strftime('%H:%M:%S')} ({kind.__name__}: {error})"
+        elif kind is AssertionError and str(error):
+            told = f"the check failed: {error}"
+        shell.showtraceback((UserError, UserError(told), None) if told else (kind, error, traceback), tb_offset)
+
+    shell.set_custom_exc((Exception, asyncio.CancelledError, KeyboardInterrupt), show)

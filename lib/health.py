@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from lib import DATA, allowed, exposure, images, pixels, tables, troubles
+from lib import DATA, allowed, exposure, images, pixels, tables, time_limit, troubles
 from lib.client import server_message
 from lib.series import Series
 from lib.server import Server
@@ -34,7 +34,12 @@ def endpoints(server: Server) -> pd.DataFrame:
 def provoke(server: Server) -> pd.DataFrame:
     """Make each mistake of data/troubles.yaml that a client can make, for real, against this server -> what came back, and the
     remedy."""
-    return pd.DataFrame([_mistake(server, trouble) for trouble in troubles.of_kind("request")])
+    rows, silent = [], 0
+    for trouble in troubles.of_kind("request"):
+        rows.append(_mistake(server, trouble) if silent < 2 else {
+            "mistake": trouble.name, "client sees": "not tried", "message": "the server does not answer any more", "remedy": trouble.remedy})
+        silent = silent + 1 if rows[-1]["client sees"] == "no answer" else 0
+    return pd.DataFrame(rows)
 
 
 def _mistake(server: Server, trouble: troubles.Trouble) -> dict:
@@ -55,7 +60,7 @@ def _mistake(server: Server, trouble: troubles.Trouble) -> dict:
     content.append({"type": "text", "text": "你好 " * (context if how.get("words") else 1)})
     tools = {"tools": [{"type": "function", "function": {"name": "look", "parameters": {}}}], "tool_choice": "auto"}
     client = openai.OpenAI(base_url=how.get("url", server.url) + how.get("path", "/v1"), api_key=how.get("key", server.api_key or "none"),
-                           max_retries=0, timeout=TIMEOUT_S)
+                           max_retries=0, timeout=min(TIMEOUT_S, time_limit.silence_s()))
     try:
         client.chat.completions.create(
             model=server.model + how.get("model", ""), messages=[{"role": "user", "content": content}],

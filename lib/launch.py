@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from lib import DATA, OUTPUTS, ROOT, hold, machine, model_shape, troubles
+from lib import DATA, OUTPUTS, ROOT, hold, machine, model_shape, time_limit, troubles
 from lib.errors import UserError
 from lib.hiding import learn
 from lib.progress import progress
@@ -239,8 +239,8 @@ def _await_answer(process: GuardedProcess, url: str, key: str, log: Path, name: 
     with progress(None, f"starting vLLM with {name}") as bar:
         while process.alive():
             bar.refresh()
-            if time.monotonic() - began > START_LIMIT_S:
-                raise UserError(f"vLLM gave no answer within {START_LIMIT_S} s; its log is {_shown(log)}")
+            if (waited := time.monotonic() - began) > START_LIMIT_S or time_limit.is_over():
+                raise UserError(f"vLLM gave no answer within {waited:.0f} s; its log is {_shown(log)}")
             try:
                 if get(url, "/health", key, 2).status_code == 200:
                     _one_token(url, key, log)

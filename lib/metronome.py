@@ -10,6 +10,7 @@ client's stamps can be checked token by token; GET /truth tells the same per req
 import argparse
 import json
 import os
+import resource
 import select
 import socket
 import sys
@@ -274,6 +275,8 @@ def main() -> None:
     if asked.cpu is not None:
         os.sched_setaffinity(0, {asked.cpu})
     steps = json.load(open(asked.schedule)) if asked.schedule else [asked.step_ms / 1000]
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     metronome = Metronome(steps, asked.tokens_per_chunk, asked.prefill_steps, asked.port)
     print(metronome.url, flush=True)
     try:

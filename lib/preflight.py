@@ -1,12 +1,8 @@
 """What is wrong with the parameters of a load, told in one line before anything is sent. Pure but for `ulimit -n`."""
 import math
-import resource
 
-from lib import configurations, reading
-from lib import cost, roofline
+from lib import configurations, cost, descriptors, reading, roofline
 from lib.errors import UserError
-
-SPARE = 64  # descriptors that a process has open besides its streams
 
 
 def check(**parameters) -> None:
@@ -40,10 +36,8 @@ def _levels(name: str, value: list) -> None:
 def _streams(name: str, value: int) -> None:
     if type(value) is not int or value < 1:
         raise UserError(f"{name} {value!r}: at least 1 request must be in flight, and a whole number of them")
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY and value + SPARE > limit:
-        raise UserError(f"{name} {value}: each stream needs a file descriptor and this process may have {limit} "
-                        f"(ulimit -n): raise that to {value + SPARE} or take at most {limit - SPARE} streams")
+    if done := descriptors.room_for(value, name):
+        print(done)
 
 
 def _batches(name: str, value: list) -> None:

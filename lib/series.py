@@ -14,6 +14,7 @@ class Series:
     """frame: lib.metrics.per_request with the column `steady`. window: the steady window, s. client: health of each
     load worker. agreement: lib.reconcile's table. samples: lib.telemetry's. capacity: tokens/s and streams up to
     which a worker was believed, None if it was not calibrated. cache_expected: prompts are meant to hit a cache.
+    mishap: what ended it before its time, in words (lib.patience); "" if nothing did.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Series:
     streams: int | None = None
     capacity: tuple[float, int] | None = None
     cache_expected: bool = False
+    mishap: str = ""
 
     def __post_init__(self):
         self.values = metrics.values(self.frame, self.window)
@@ -66,7 +68,8 @@ class Series:
 
     def about(self) -> dict:
         """What the run folder keeps of it beside the records."""
-        return {"shape": self.shape, "window_s": [None if pd.isna(t) else t for t in self.window], "counts": self.counts,
+        return ({"mishap": self.mishap} if self.mishap else {}) | {
+                "shape": self.shape, "window_s": [None if pd.isna(t) else t for t in self.window], "counts": self.counts,
                 "client": self.client, "server": dataclasses.asdict(self.server),
                 "agreement": self.agreement.astype(object).where(self.agreement.notna(), None).to_dict("records")}
 

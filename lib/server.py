@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from lib import OUTPUTS, hiding, troubles
+from lib import OUTPUTS, hiding, time_limit, troubles
 from lib.client import Client
 from lib.errors import UserError
 from lib.rundir import read_json
@@ -43,8 +43,8 @@ class Server:
         return self.model.startswith("shape:") or "dummy" in (following for word, following in zip(self.flags, self.flags[1:])
                                                               if word == "--load-format")
 
-    def client(self, timeout_s: float = 120.0) -> Client:
-        return Client(self.url, self.api_key, self.model, timeout_s)
+    def client(self) -> Client:
+        return Client(self.url, self.api_key, self.model, time_limit.silence_s())
 
     def get(self, path: str, timeout_s: float = 10.0) -> httpx2.Response:
         """GET a path of the server, such as /health or /metrics, with the key."""

@@ -54,6 +54,12 @@ def left_s() -> float | None:
     return float(told) - time.monotonic() if told else None
 
 
+def is_over() -> bool:
+    """Has this notebook had its time?"""
+    left = left_s()
+    return left is not None and left <= 0
+
+
 class Watchdog:
     """`bitten`: the clock time at which the limit was over and a cell still ran; "" until then."""
 

@@ -11,7 +11,7 @@ import pandas as pd
 import psutil
 from IPython.utils.capture import capture_output
 
-from lib import configurations, launch, machine, rundir, stats, tuning, tuning_start, vllm_flags
+from lib import configurations, launch, machine, patience, rundir, stats, time_limit, tuning, tuning_start, vllm_flags
 from lib.bench import Bench
 from lib.configurations import Configuration
 from lib.errors import UserError
@@ -98,6 +98,8 @@ async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -
 async def _one(todo: Tuning, configuration: Configuration, start) -> None:
     row = {"name": configuration.name, "place": len(todo.rows), "error": None}
     server = None
+    if time_limit.is_over():
+        raise UserError(patience.out_of_time(configuration.name))
     try:
         with capture_output():  # the bars of each start's parts: the round has one of its own
             before = tuning_start.memory_gib(None)

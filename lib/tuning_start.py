@@ -35,10 +35,10 @@ class Load:
 async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, cold: bool = True) -> dict:
     """Measure a server that has just been started -> one number for each of tuning.METRICS, with its standard error within
     this start; requests that met the targets; the questions answered rightly; what speaks against the series."""
-    desk = dataclasses.replace(desk, server=server)
+    desk = dataclasses.replace(desk, server=server, pending=None)
     # What a fresh server still has to compile or to load for a full batch may take longer than a load.
     first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first"), load.streams,
-                               count=2 * load.streams)
+                               count=2 * load.streams, come_what_may=True)
     tried = [await _short(desk, load, f"{name}.short", "tuning")]
     while _disturbance(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has
         tried.append(await _short(desk, load, f"{name}.short-{len(tried) + 1}", f"tuning-{len(tried) + 1}"))
@@ -78,7 +78,7 @@ async def _short(desk: Bench, load: Load, name: str, part: str) -> tuple:
     server that is not ours, whose own share cannot be told from that of others."""
     before = _processors()
     series = await desk.measure(name, Brief(load.max_tokens, load.temperature, load.seed, part), load.streams, seconds=load.seconds,
-                                warmup=load.streams)
+                                warmup=load.streams, come_what_may=True)
     if not series.counts["measured"]:
         raise UserError(_why_no_answers(desk.server, series))
     ours, busy, all_of_them = (after - then for after, then in zip(_processors(), before))
@@ -113,11 +113,12 @@ def _numbers(metric: str, e: stats.Estimate) -> dict:
 
 
 def _why_no_answers(server, series) -> str:
-    errors = series.frame["error"].dropna()
-    told = f"{len(errors)} of {len(series.frame)} requests failed" + (f" ({errors.iloc[-1][:120]})" if len(errors) else "")
+    failed = series.frame[series.frame["error"].notna()]
+    told = f"{len(failed)} of {len(series.frame)} requests failed" + (f" ({failed['message'].iloc[-1][:120]})" if len(failed) else "")
     log = getattr(server, "log", None)
     cause = troubles.diagnose(log.read_text(encoding="utf-8", errors="replace")) if log and log.exists() else None
-    return f"it started and then answered nothing: {told}" + (f"; {cause}" if cause else "")
+    what = "answered nothing" if len(failed) == len(series.frame) else f"never answered {series.streams} requests at once"
+    return f"it started and then {what}: {told}" + (f"; {cause}" if cause else "")
 
 
 def memory_gib(server) -> float:

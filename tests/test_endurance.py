@@ -75,7 +75,8 @@ def test_when_the_server_dies_half_way_the_series_ends_and_keeps_everything(tmp_
         desk = bench.Bench("08_endurance", server, rundir.RunDir("some-run"))
 
         async def killed():
-            task = asyncio.create_task(desk.measure("endurance", workloads.Brief(20, 0.7, 1, "e"), STREAMS, seconds=60, quiet=True))
+            task = asyncio.create_task(desk.measure("endurance", workloads.Brief(20, 0.7, 1, "e"), STREAMS, seconds=60, quiet=True,
+                                                    come_what_may=True))
             while not desk.run.requests_file("endurance").exists():  # made when the worker has the plan
                 await asyncio.sleep(0.1)
             await asyncio.sleep(3.0)

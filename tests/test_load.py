@@ -154,7 +154,8 @@ def test_breaking_off_keeps_a_row_for_each_request_that_was_sent(metronome, tmp_
 def test_a_worker_that_dies_ends_the_series_with_one_line_and_the_rows_stay(metronome, tmp_path):
     async def once():
         task = asyncio.create_task(load.run(metronome, tmp_path / "s.jsonl", "s", Endless(), Closed(4), seconds=30, quiet=True))
-        await asyncio.sleep(2.0)
+        while not ((tmp_path / "s.jsonl").exists() and (tmp_path / "s.jsonl").stat().st_size):
+            await asyncio.sleep(0.1)
         os.kill(load.workers(1)[0].process.pid, signal.SIGKILL)
         await task
 

@@ -33,15 +33,17 @@ def test_a_list_may_come_as_papermill_hands_it_over():
         preflight.listed("[1, ")
 
 
-def test_as_many_streams_as_there_are_descriptors_are_too_many():
-    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 1000), hard))
-    try:
-        preflight.check(concurrency=[900])
-        with pytest.raises(UserError, match="take at most 936"):
-            preflight.check(concurrency=[1000])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+def test_as_many_streams_as_there_are_descriptors_are_too_many(monkeypatch, capsys):
+    """And where the system allows more than the user's limit, that is raised, and said."""
+    limits = [500, 1000]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.__setitem__(slice(None), new))
+    preflight.check(concurrency=[400])
+    assert capsys.readouterr().out == "" and limits == [500, 1000]
+    preflight.check(concurrency=[900])
+    assert "was 500 and has been raised to 1,000" in capsys.readouterr().out and limits == [1000, 1000]
+    with pytest.raises(UserError, match="take at most 936"):
+        preflight.check(concurrency=[1000])
 
 
 def test_a_window_must_hold_a_whole_request():

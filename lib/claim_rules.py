@@ -211,6 +211,7 @@ def _started(check: Check, run: _Run, lang: str) -> Found:
     configuration, _ = _tried(check.starts, run)
     name = configuration["name"] if configuration else ""
     row = next((row for row in run.tuning.get("summary", []) if row["name"] == name), {})
+    name = run.source.word("found", name)
     cause = str(row.get("cause", "")).partition(" (")[0]
     if row.get("state") == "measured":
         return Found(check, True, None, "", name, said("started", lang, name=name, means=words(check, "means", lang)))

@@ -112,12 +112,20 @@ def name(source: Source, figure: dict) -> str:
     if not what:
         return source.word("names", statistic)
     statistic = source.word("statistics", statistic)
-    return source.word("names", what) + (("，" if source.lang == "zh" else ", ") + statistic if statistic else "")
+    return _named(source, what) + (("，" if source.lang == "zh" else ", ") + statistic if statistic else "")
 
 
 def metric_name(source: Source, figure: dict) -> str:
     """`TTFT` of `TTFT, mean`."""
-    return source.word("names", clean(figure["name"]).rpartition(", ")[0] or clean(figure["name"]))
+    return _named(source, clean(figure["name"]).rpartition(", ")[0] or clean(figure["name"]))
+
+
+def _named(source: Source, text: str) -> str:
+    """A metric in the draft's language, and before it the configuration that it is of, where one is named."""
+    whose, colon, what = text.partition(": ")
+    if source.lang == "zh" and colon and source.word("names", what) != what:
+        return f"{source.word('found', whose)}：{source.word('names', what)}"
+    return source.word("names", text)
 
 
 def owner(source: Source, figure_id: str, figure: dict) -> str:

@@ -196,13 +196,16 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
 
     A notebook that fails stops nothing else, but a full disk stops the run. Ctrl-C ends it after writing a report of what is there.
     """
+    taken = UserError(f"outputs/{todo.name} exists: choose another --name, or go on with it: --resume {todo.name}")
     if not todo.resumed and (OUTPUTS / todo.name).exists():
-        raise UserError(f"outputs/{todo.name} exists: choose another --name, or go on with it: --resume {todo.name}")
+        raise taken
     for name in todo.notebooks:
         todo.limit_s(name)  # what is wrong with it is told before anything starts
     folder = RunDir(todo.name)
     try:
         with hold.hold(folder.path):
+            if not todo.resumed and folder.info():  # begun in the same moment by somebody else
+                raise taken
             _note(todo, folder)
             return folder, _carry_out(todo, folder)
     except OSError as error:

@@ -1,4 +1,5 @@
 """A run that was cut off: nothing that was measured is lost, nothing is measured twice into one series."""
+import contextlib
 import errno
 import json
 import os
@@ -149,6 +150,17 @@ def test_a_run_folder_is_held_as_long_as_a_child_of_the_run_lives(run_name):
         child.wait()
     with hold.hold(folder, patience_s=0.2):
         pass
+
+
+def test_of_two_runs_of_one_name_that_begin_at_once_the_second_is_refused(run_name, monkeypatch):
+    @contextlib.contextmanager
+    def held(folder):  # as when the other one was the first to have it, and has ended
+        RunDir(run_name).update_info(plan=PLAN)
+        yield
+
+    monkeypatch.setattr(hold, "hold", held)
+    with pytest.raises(UserError, match="exists: choose another"):
+        runner.run(runner.plan("smoke", "http://127.0.0.1:9", [], {}, name=run_name))
 
 
 # -- bad input ---------------------------------------------------------------------------------------

@@ -186,9 +186,9 @@ def check(run: Path, acknowledged: set[bytes], lives: list[tuple[float, float]],
         records = [json.loads(line) for line in lines]
         keys = [(r["index"], r.get("turn")) for r in records]
         assert len(keys) == len(set(keys)), f"{path.name} holds a request twice"
-        # A killed runner's worker breaks off what is in flight: those rows come in the next runner's first moments, to the file set aside.
+        # A killed runner's kernel and worker live for a moment: their last rows come in the next runners' time, to the file set aside.
         during = {next(i for i, (a, b) in enumerate(lives) if a <= r["done"] <= b) for r in records}
-        assert len(during) <= 1 + ("aside" in path.parts), f"{path.name} mixes attempts {during}"
+        assert len(during) <= 1 or "aside" in path.parts, f"{path.name} mixes attempts {during}"
         if "aside" not in path.parts and not real:
             assert sorted(r["index"] for r in records) == list(range(REQUESTS)) and not any(r["error"] for r in records), path.name
     figures = json.loads((run / "figures.json").read_text()).values()
@@ -238,7 +238,7 @@ def chain(kills: int, chance: random.Random, place: Path, real: bool, victims: t
             assert failures <= (2 if real else 0), f"it failed by itself, status {runner.status}: {said[-2000:]}"
             if runner.status == 2:
                 errors = [line for line in said.splitlines() if line.startswith("error: ")]
-                assert len(errors) == 1 and "--resume" in errors[0], said[-2000:]
+                assert len(errors) == 1 and (real or "--resume" in errors[0]), said[-2000:]  # vLLM that was killed while it started is told too
     finally:
         server.stop()
 

@@ -38,7 +38,7 @@ class Measuring:
         name = f"{self.part}.{shape.concurrency}" if closed else f"{self.part}.open-{shape.rate:.4g}"
         workload = Brief(self.max_tokens, self.temperature, self.seed, name)
         self.series[shape] = await self.desk.measure(
-            name, workload, shape, seconds=self.seconds, warmup=shape.concurrency if closed else 0)
+            name, workload, shape, seconds=self.seconds + (shape.spread_s if closed else 0.0), warmup=shape.concurrency if closed else 0)
         return self.series[shape]
 
 

@@ -28,10 +28,14 @@ class Closed:
         if self.concurrency < 1:
             raise UserError(f"concurrency {self.concurrency}: at least 1 request must be in flight")
 
+    @property
+    def spread_s(self) -> float:
+        """Seconds until all streams have begun: a series that ends after so many has measured nothing."""
+        return min(2.0, 0.02 * self.concurrency) if self.stagger_s is None else self.stagger_s
+
     def starts(self) -> list[float]:
         """Seconds after the common start at which each stream sends its first request."""
-        spread = min(2.0, 0.02 * self.concurrency) if self.stagger_s is None else self.stagger_s
-        return [k * spread / self.concurrency for k in range(self.concurrency)]
+        return [k * self.spread_s / self.concurrency for k in range(self.concurrency)]
 
     def __str__(self):
         return f"closed loop, {self.concurrency} in flight"

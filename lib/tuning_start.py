@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 from lib import efficiency, machine, probes, search, served, stats, telemetry, troubles
 from lib.bench import Bench
 from lib.errors import UserError
+from lib.shapes import Closed
 from lib.workloads import Brief, Long
 
 LONG_SENTENCES = 24
@@ -44,7 +45,7 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
         tried.append(await _short(desk, load, f"{name}.short-{len(tried) + 1}", f"tuning-{len(tried) + 1}"))
     fresh, others = min(tried, key=_disturbance)
     long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning"),
-                              load.streams, seconds=load.seconds, warmup=load.streams, cache_expected=True)
+                              load.streams, seconds=load.seconds + Closed(load.streams).spread_s, warmup=load.streams, cache_expected=True)
     alone = await desk.measure(f"{name}.alone", Brief(load.max_tokens, load.temperature, load.seed, "tuning-alone"), 1,
                                seconds=load.seconds * ALONE, warmup=1)
     memory = memory_gib(server) - (before_gib if machine.gpus() else 0.0)
@@ -77,8 +78,8 @@ async def _short(desk: Bench, load: Load, name: str, part: str) -> tuple:
     """The short load -> its series, and the share of this machine's processors that neither server nor client used; 0 beside a
     server that is not ours, whose own share cannot be told from that of others."""
     before = _processors()
-    series = await desk.measure(name, Brief(load.max_tokens, load.temperature, load.seed, part), load.streams, seconds=load.seconds,
-                                warmup=load.streams, come_what_may=True)
+    series = await desk.measure(name, Brief(load.max_tokens, load.temperature, load.seed, part), load.streams,
+                                seconds=load.seconds + Closed(load.streams).spread_s, warmup=load.streams, come_what_may=True)
     if not series.counts["measured"]:
         raise UserError(_why_no_answers(desk.server, series))
     ours, busy, all_of_them = (after - then for after, then in zip(_processors(), before))

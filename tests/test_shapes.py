@@ -48,3 +48,8 @@ def test_a_load_that_cannot_be_is_refused_in_one_line(make):
     with pytest.raises(UserError) as refusal:
         make()
     assert "\n" not in str(refusal.value)
+
+
+def test_the_last_stream_of_a_closed_loop_begins_before_its_spread_is_over():
+    for shape in (Closed(1), Closed(8), Closed(500), Closed(5, stagger_s=3.0)):
+        assert max(shape.starts()) < shape.spread_s or shape.spread_s == 0

@@ -5,7 +5,7 @@ import time
 import pandas as pd
 import pytest
 
-from lib import bench, health, load, metrics, patience, rundir, time_limit, workloads
+from lib import asking, bench, health, load, metrics, patience, rundir, time_limit, workloads
 from lib.client import Request
 from lib.errors import UserError
 from lib.fault_proxy import Fault, between
@@ -102,3 +102,12 @@ def test_a_server_that_hangs_is_not_asked_every_mistake(metronome, monkeypatch):
         mistakes = health.provoke(Server(proxy.url, "m", max_model_len=64))
         asked = proxy.came()
     assert (mistakes["client sees"] == "no answer").sum() == asked == 2 and "not tried" in set(mistakes["client sees"])
+
+
+def test_questions_one_by_one_are_given_up_on_too(desk, monkeypatch):
+    monkeypatch.setenv(time_limit.SILENCE, "0.2")
+    with between(desk.server.url, Fault("hang")) as proxy:
+        server = Server(proxy.url, "m")
+        with pytest.raises(UserError, match="series q: the server does not answer any more.*0 of 2 requests"):
+            asyncio.run(asking.ask(desk, "q", asking.openings(20, 3, 0.7, None), server=server))
+        assert proxy.came() == 2, "and the others were not put"

@@ -95,4 +95,5 @@ def _why(server: Server) -> str:
     code = getattr(server.process, "code", lambda: None)()
     how = f"signal {code - 128}" if code and code > 128 else f"status {code}"
     text = Path(server.log).read_text(encoding="utf-8", errors="replace") if server.log and Path(server.log).exists() else ""
-    return f"{how}; {troubles.diagnose(text) or troubles.last_error(text)}" if text else how
+    known = troubles.diagnose(text) or ("" if code and code > 128 else troubles.last_error(text))  # who is killed writes no last error
+    return f"{how}; {known}" if text and known else how

@@ -43,15 +43,21 @@ def test_a_server_of_ours_that_died_is_started_again_once_with_its_reason_and_it
     log = folder.path / "server.log"
     log.write_text("ValueError: planted in the log\n")
     starts = iter([served(1, log)])
-    kept = Keeper(served(137, log), folder, lambda: next(starts))
+    kept = Keeper(served(1, log), folder, lambda: next(starts))
     assert kept.server("02").process.code() == 1, "the second one"
     assert (folder.path / "server.older-1.log").exists() and not log.exists()
     log.write_text("nothing to be seen")
     assert kept.server("03").process.code() == 1, "and no third"
     first, second = told(folder)
-    assert "signal 9" in first and "planted in the log" in first and "was started again, once" in first
+    assert "status 1" in first and "planted in the log" in first and "was started again, once" in first
     assert "the second time in this run" in second
     assert [event["notebook"] for event in folder.info()["events"]] == ["02", "03"] and folder.info()["events"][0]["at"]
+
+
+def test_a_server_that_was_killed_is_not_blamed_on_a_line_of_its_log(folder):
+    (log := folder.path / "server.log").write_text("WARNING: OSError: planted, and of no account\n")
+    Keeper(served(137, log), folder, served).server("02")
+    assert "the server ended (signal 9) and was started again" in told(folder)[0]
 
 
 def test_a_server_of_ours_that_hangs_is_stopped_and_started_again(folder, monkeypatch):

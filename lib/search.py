@@ -42,6 +42,12 @@ class Measuring:
         return self.series[shape]
 
 
+async def wake(measure: Measuring, streams: int) -> None:
+    """A full batch before anything is timed: what a fresh server still compiles for its first one belongs to no level."""
+    await measure.desk.measure(f"{measure.part}.wake", Brief(measure.max_tokens, measure.temperature, measure.seed, f"{measure.part}.wake"),
+                               Closed(streams), count=streams)
+
+
 def row(series: Series) -> dict:
     """One line of a search: what a reader compares between loads, with the verdict on throughput, or on
     the whole time where that is the doubtful one. `_low`, `_high`: ends of the interval."""

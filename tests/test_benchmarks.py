@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import environments, errors, measure, metronome
+from benchmarks import environments, errors, levels, measure, metronome, step
 from benchmarks.__main__ import Benchmark, processors
 from benchmarks.clients import CLIENTS
 from lib import ROOT
@@ -88,3 +88,24 @@ def test_what_does_not_end_is_ended(tmp_path):
     cpu, _ = processors()
     with metronome.running(5, cpu) as server, pytest.raises(measure.Unavailable, match="had not ended"):
         measure.run([sys.executable, "-c", "import time; time.sleep(60)"], [cpu], server, {}, tmp_path / "log.txt", 0.5)
+
+
+def test_a_traced_step_is_told_by_kinds_of_kernels_and_only_steps_that_decode_count():
+    def event(cat, name, ts, dur):
+        return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur}
+
+    found = step.steps({"traceEvents": [
+        event("gpu_user_annotation", "execute_context_1(116)_generation_0(0)", 0, 90), event("kernel", "nvjet_x", 10, 80_000),
+        event("gpu_user_annotation", "execute_context_0(0)_generation_2(2)", 100, 90), event("kernel", "nvjet_sm90", 110, 1000),
+        event("kernel", "flash_fwd", 120, 500), event("gpu_user_annotation", "execute_context_0(0)_generation_2(2)", 200, 90)]})
+    text = step.table(found, 1, 2.0)
+    assert "2 to 2 streams, 1 steps" in text and "| matrices | 1.00 |" in text and "| the GPU waits | 0.50 |" in text
+    assert "3 streams" in step.table(found, 3, None)
+
+
+def test_levels_stand_beside_the_first_configuration_and_a_peer_without_a_figure_has_a_dash():
+    row = {"streams": 8, "failed": 0, "tokens_per_s": 200.0, "tpot_ms": 2.0, "client": "this client"}
+    text = levels.table([row | {"configuration": "default"}, row | {"configuration": "other", "tokens_per_s": 300.0, "verdict": "valid"},
+                         row | {"configuration": "default", "client": "vllm bench serve"}])
+    assert "| 8 | other | this client | 0 | 300 | 1.5 |" in text and text.rstrip().endswith("| – |")
+    assert [levels.count(n) for n in (1, 8, 64, 512)] == [10, 64, 384, 2048]

@@ -132,10 +132,11 @@ def compare(
 
 
 def _compared(runs: list[str], any_model: bool = False, name: str = "") -> None:
-    from lib import compare_runs, report, runner
+    from lib import compare_runs, finished, report, runner
 
     found = compare_runs.open_all(runs, any_model)  # what cannot be compared is told before anything is made
-    print(compare_runs.as_text(found))
+    with finished.reading(" and ".join(run.name for run in found), "they cannot be compared"):
+        print(compare_runs.as_text(found))
     folder = runner.compare([str(run.path) for run in found], any_model, name)
     print(report.shown(folder.path / "html" / "10_compare.html"))
     if folder.info()["notebooks"]["10_compare"]["status"] != "done":

@@ -241,6 +241,8 @@ def publish(run: rundir.RunDir, rows: pd.DataFrame, notebook: str) -> None:
 def as_text(runs: list[Run]) -> str:
     """A comparison for a terminal: a line a ratio, then what it comes to."""
     rows = ratios(runs)
+    if rows.empty:
+        raise UserError(f"{' and '.join(run.name for run in runs)} have no figure in common that can be compared")
     shown = table(rows).drop(columns=["of medians", "doubt"], errors="ignore")
     shown[["against", "here"]] = shown[["against", "here"]].map(tables.number)
     lines = [shown.to_string(index=False, justify="left")]

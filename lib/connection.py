@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         if self.exchange.status >= 200:
             self._complete = True
         else:  # 100 Continue and its like go before the answer
-            self.exchange.headers, self._framed = [], False
+            self.exchange.headers, self.exchange.status, self._framed = [], None, False
 
     # ---------------------------------------------------------------- one exchange
 

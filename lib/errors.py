@@ -7,6 +7,9 @@ from collections.abc import Callable
 from lib.hiding import hide
 
 
+LONGEST = 1500  # characters: it is to be read
+
+
 class UserError(Exception):
     """Something that the user can mend: one line that says what is wrong and what to do.
 
@@ -15,7 +18,8 @@ class UserError(Exception):
     """
 
     def __str__(self):  # it may repeat what somebody typed, or what a server said
-        return hide(super().__str__())
+        text = super().__str__()
+        return hide(text) if len(text) <= LONGEST else f"{hide(text[:LONGEST])}…"
 
     def _render_traceback_(self):  # IPython's hook for exceptions that draw themselves
         return [f"{type(self).__name__}: {self}"]

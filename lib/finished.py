@@ -23,7 +23,9 @@ def reading(run: str, what: str):
     what: what cannot be done then."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a folder that came from elsewhere, or was edited, may hold anything
         raise UserError(f"run {run}: {what} ({type(error).__name__}: {clean(error, 80)}): changed by hand, or written by another version of the "
                         "workbook")
 
@@ -32,12 +34,14 @@ def open_run(word: str) -> Run:
     """A run of this workbook by its name under outputs/ or its folder, or another tool's result file."""
     path = OUTPUTS / word if (OUTPUTS / word).is_dir() else Path(word)
     if path.is_dir() and any((path / part).exists() for part in (*PARTS, "requests")):
-        return _workbook(path.resolve())
+        with reading(path.name, "it cannot be compared"):
+            return _workbook(path.resolve())
     if path.exists():
         return read(path.resolve())
     if "/" in word or word.endswith(".json"):
         raise UserError(f"there is no file or run {word!r}")
-    return _workbook(rundir.find(word).path)
+    with reading(word, "it cannot be compared"):
+        return _workbook(rundir.find(word).path)
 
 
 def _workbook(path: Path) -> Run:

@@ -33,10 +33,8 @@ def publish(name: str, lang: str = "en", format: str = "md") -> Path:
     tuned = read_json(run.path / "tuning.json", {})
     info |= {"tuning": {"recommended": tuned.get("recommended")}} if isinstance(tuned, dict) else {}
     info |= {"plots": "in English"} if lang == "zh" and plots_zh.font() is None else {}
-    if format == "ipynb":
-        files = _notebooks(run, lang)
-    else:
-        files = _draft(run, figures, info, plots, lang, format)
+    with finished.reading(run.name, "no draft can be made of it"):
+        files = _notebooks(run, lang) if format == "ipynb" else _draft(run, figures, info, plots, lang, format)
     scan(run, files, info)
     folder = run.path / "draft" / lang
     for file, content in files.items():

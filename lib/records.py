@@ -5,10 +5,13 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import pandas as pd
+
+from lib.reading import LARGEST_LINE
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +105,7 @@ def lines(path: Path, start: int = 0, say: bool = True) -> tuple[list[dict], int
     rows, torn = [], 0
     with Path(path).open("rb") as file:
         file.seek(start)
-        for line in file:
+        for line in iter(lambda: file.readline(LARGEST_LINE), b""):
             row = _object(line)
             if row is not None:
                 rows.append(row)
@@ -119,9 +122,24 @@ def _object(line: bytes) -> dict | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         try:
             row = json.loads(line)  # takes NaN too, as some tools write it
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return row if isinstance(row, dict) else None
+
+
+# A row as `read` takes it: somebody may have written another.
+_COUNT = Annotated[int, msgspec.Meta(ge=-2**53, le=2**53)]
+_COUNTS = ("index", "turn", "status", "requested_tokens", "prompt_tokens", "output_tokens")
+_TYPES = {"reads": list[tuple[float, float]], "sent_at": list[float]} | dict.fromkeys(_COUNTS, _COUNT) | dict.fromkeys(
+    ("series", "phase", "finish", "error", "message", "text"), str)
+_Row = msgspec.defstruct("_Row", [(name, _TYPES.get(name, float) | None, None) for name in FIELDS])
+
+
+def _typed(row: dict) -> dict | None:
+    try:
+        return msgspec.structs.asdict(msgspec.convert(row, _Row))
+    except (msgspec.ValidationError, OverflowError):
+        return None
 
 
 def torn_words(path: Path, torn: int, whole: int) -> str:
@@ -133,9 +151,10 @@ def torn_words(path: Path, torn: int, whole: int) -> str:
 def read(path: Path, start: int = 0, say: bool = True) -> pd.DataFrame:
     """The records of a JSONL file from byte `start` on, one row each. A torn last line (a run cut off) is left out, said (see
     `lines`) and counted in `frame.attrs["torn_lines"]`."""
-    rows, torn = lines(path, start, say)
-    frame = to_frame([{name: row.get(name) for name in FIELDS} for row in rows])
-    frame.attrs["torn_lines"] = torn
+    found, torn = lines(path, start, say)
+    rows = [row for row in map(_typed, found) if row is not None]
+    frame = to_frame(rows)
+    frame.attrs["torn_lines"] = torn + len(found) - len(rows)
     return frame
 
 

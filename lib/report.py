@@ -8,8 +8,7 @@ import pandas as pd
 from bs4 import BeautifulSoup
 from markupsafe import Markup
 
-from lib import ROOT, claim_rules, cost, efficiency, gallery, resume, tables, tables_tuning, verdicts
-from lib.errors import UserError
+from lib import ROOT, claim_rules, cost, efficiency, finished, gallery, resume, tables, tables_tuning, verdicts
 from lib.foreign import fit
 from lib.rundir import NAME, RunDir, read_json, write_text
 
@@ -20,13 +19,8 @@ PROBES = {"01_health_check": "probes", "05_multimodal": "picture_probes"}  # not
 def build(run: RunDir) -> Path:
     """Write report.html of a run and return its path. Missing and failed notebooks are shown as such. Raises UserError for files
     that are not as the workbook writes them."""
-    try:
+    with finished.reading(run.name, "no report can be made of it"):
         return _build(run)
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # a folder that came from elsewhere, or was edited, may hold anything
-        raise UserError(f"run {run.name} holds what the workbook does not write ({type(error).__name__}: {' '.join(str(error).split())[:120]}): "
-                        "changed by hand, or by another version of the workbook")
 
 
 def _build(run: RunDir) -> Path:

@@ -1,14 +1,16 @@
 """One real vLLM server for the whole test run, with the embedded model."""
 import contextlib
+import os
 import shutil
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from lib import OUTPUTS, calibration, launch
 
 settings.register_profile("busy-machine", deadline=None)  # no test judges by the clock
-settings.load_profile("busy-machine")
+settings.register_profile("long", deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy-machine"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Train the embedded model and write its folder.
 
-    python -m training.train                                as published, on a GPU
+    python -m training.train                                on a GPU, in a quarter of an hour
     python -m training.train --scale 0.17 --steps 200000              as many pictures on 16 CPU cores, in about a day
     python -m training.train --steps 0                      random weights, to try a server with
 

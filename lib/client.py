@@ -173,7 +173,7 @@ class _Reply:
             return
         try:
             chunk = _decode(payload)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             _fail(record, "garbage", payload[:200].decode("utf-8", "replace"))
             return
         if chunk.error:

@@ -61,7 +61,10 @@ def read(listed: list) -> List:
     for item in listed:
         content = _file(item) if isinstance(item, str) else [item]
         if isinstance(content, dict):
-            out.baseline += _words(content.get("baseline", ""), "baseline")
+            baseline = content.get("baseline") or ""
+            if not isinstance(baseline, (str, list)):
+                raise UserError(f"{item}: baseline {str(baseline)[:80]!r} is of the wrong kind: flags are one string or a list")
+            out.baseline += _words(baseline, "baseline")
             if unknown := set(content) - {"baseline", "configurations"}:
                 raise UserError(f"{item}: {sorted(unknown)[0]!r} is unknown: a list has `baseline` and `configurations`")
             content = content.get("configurations") or []

@@ -14,7 +14,7 @@ import tracemalloc
 import httpx2
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -112,6 +112,7 @@ def taken(body: bytes, cuts: list[int]) -> records.Record:
     return record
 
 
+@example(GOOD.replace(b'"a"', b'"\x80"'), [])
 @some
 @given(damaged(GOOD), st.lists(st.integers(0, 1000), max_size=5))
 def test_any_stream_becomes_a_record(body, cuts):
@@ -230,6 +231,7 @@ LIST = {"baseline": "--max-num-seqs 4", "configurations": [{"name": "eager", "fl
                                                                                                                    "model": "M", "instead_of": "N", "gpus": 2}]}
 
 
+@example("{baseline: true, configurations: [{name: x}]}")
 @some
 @given(st.one_of(YAMLS, edited(LIST).map(dumped)))
 def test_any_list_of_configurations_is_checked_or_refused(place, text):

@@ -152,7 +152,7 @@ def _doubts(source: Source) -> list[Block]:
         names = dict.fromkeys(sentences.metric_name(source, f) for _, f in entries)
         between, colon = ("；", "：") if source.lang == "zh" else ("; ", ": ")
         rows.append(Line([f"{whose}{colon}{between.join(names)}{' — ' if source.lang == 'en' else '——'}{sentences.reasons(source, verdict)}"],
-                         [i for i, _ in entries]))
+                         [i for i, _ in entries], [n for n in {clean(f["notebook"]) for _, f in entries} if n == whose]))
     lead = sentences.paragraphs(source, source.words["doubtful" if rows else "none_doubtful"]) if source.figures else []
     return [*lead, *([Block("list", rows)] if rows else []), *sentences.paragraphs(source, source.words["meaning"])]
 

@@ -57,10 +57,10 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def versions() -> dict[str, str]:
+def versions(packages: tuple = PACKAGES) -> dict[str, str]:
     """The packages that matter -> version, those that are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -4,9 +4,8 @@ import hashlib
 import os
 import platform
 import shlex
-from importlib import metadata
 
-from lib import DATA, NOTEBOOKS, ROOT, launch
+from lib import DATA, NOTEBOOKS, ROOT, launch, machine
 from lib.errors import UserError
 from lib.finished import PASSING
 from lib.hiding import hide
@@ -30,21 +29,9 @@ def made_by() -> dict:
     """The workbook, its code as a hash, Python, the packages that measure and serve, and what of the environment they heed."""
     files = sorted([*(ROOT / "lib").rglob("*.py"), *NOTEBOOKS.glob("*.ipynb"), *(DATA / "profiles").glob("*.yaml")])
     code = hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:12]
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            pass
-    return {"workbook": _version(), "code": code, "python": platform.python_version(), "system": f"{platform.system()} {platform.release()}",
-            "packages": packages, "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}}
-
-
-def _version() -> str:
-    try:
-        return metadata.version("vllm-workbook")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    return {"workbook": machine.versions(("vllm-workbook",)).get("vllm-workbook", "unknown"), "code": code,
+            "python": platform.python_version(), "system": f"{platform.system()} {platform.release()}",
+            "packages": machine.versions(PACKAGES), "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}}
 
 
 def plan_of(run: RunDir) -> dict:

@@ -213,5 +213,4 @@ def _hosts(run: RunDir, info: dict) -> tuple[str, ...]:
     price, server = info.get("price"), read_json(run.path / "server.json", {})
     named = [value for option, value in zip(words, words[1:]) if option in ("--server", "--load") and ("://" in value or ":" in value)]
     named += [str(entry.get(key, "")) for entry, key in ((server, "url"), (price, "server")) if isinstance(entry, dict)]
-    found = {secrets.host(hiding.real(address)) for address in named}
-    return tuple(name for name in found if name != "host" and not hiding.MARK.fullmatch(name))
+    return tuple({secrets.host(hiding.real(address)) for address in named} - {""})

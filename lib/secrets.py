@@ -30,6 +30,7 @@ _HINTS = {  # without one of these there is none of the kind: a search for words
     "a host name": ("://", ".local", ".internal", ".intranet", ".lan", ".corp")}
 WORDS = ("vllm", "llm", "gpu", "server", "model", "api")
 OURSELVES = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "")
+HIDDEN = re.compile(r"host(?:-[0-9a-f]{6})?")  # what lib.hiding has put in a host's place: names nobody
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ def _possible(text: str) -> dict[str, re.Pattern]:
 
 
 def host(address: str) -> str:
-    """The host that a URL, or HOST:PORT, names; "" where it names none, or this machine."""
+    """The host that a URL, or HOST:PORT, names; "" where it names none, this machine, or one that is hidden already."""
     try:
         named = urlsplit(address if "://" in address else f"//{address}")
         found = (named.port, named.hostname or "")[1]  # a port that is no number raises: `shape:MODEL` names no host
     except ValueError:
         return ""
-    return "" if found in OURSELVES or found.startswith("127.") else found
+    return "" if found in OURSELVES or found.startswith("127.") or HIDDEN.fullmatch(found) else found

@@ -64,6 +64,12 @@ def test_a_host_that_is_called_like_a_word_is_hidden_only_where_it_is_a_host():
     assert "vLLM 0.32" in hidden and hidden.count("host-") == 2 and "vllm:" not in hidden
 
 
+def test_what_stands_for_a_hidden_host_is_no_host_itself():
+    hiding.learn("http://host:8000")
+    hiding.learn("http://host-3fa2c1:8000")
+    assert hiding.known()[0] == () and hiding.hide("a HOST, the host's name") == "a HOST, the host's name"
+
+
 def test_keys_and_values_of_structures_are_hidden_and_pictures_stay(tmp_path):
     content = {"/home/maria/x": [{"a": "sk-Abc123Def456Ghi789Jkl"}, 1.5, None], "image/png": "hf_QwErTyUiOpAsDfGhJkLz"}
     assert hiding.hide_in(content) == {"~/x": [{"a": "***"}, 1.5, None], "image/png": "hf_QwErTyUiOpAsDfGhJkLz"}

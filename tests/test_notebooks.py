@@ -82,6 +82,9 @@ def test_it_runs_in_its_own_folder_with_its_committed_defaults(name, as_user, fi
     """nbval: as a reader runs it in JupyterLab. `finished_run` gives the report something to report on."""
     if BROWSER and name in SMALL:
         pytest.skip("runs from top to bottom in JupyterLab itself: tests/test_desk.py")
+    smoke = runner.load_profile("smoke")
+    if all(smoke.get(key, value) == value for key, value in runner.declared_parameters(name).items() if key not in ("server", "run_name")):
+        pytest.skip("its defaults are what the smoke profile has just run it with")
     done = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", f"notebooks/{name}.ipynb"],
                           cwd=ROOT, env=os.environ | {"WORKBOOK_SERVER": as_user.url}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:]

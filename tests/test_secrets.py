@@ -54,7 +54,8 @@ def test_known_hosts_and_keys_are_found_as_they_are():
 
 
 @pytest.mark.parametrize("address, host", [("shape:Qwen3-VL-2B-Instruct", ""), ("http://gpu-host:8000/v1", "gpu-host"), ("ray://HEAD:10001", "head"), ("head:6379", "head"),
-                                           ("http://127.0.0.1:8000", ""), ("localhost:80", ""), ("auto", "auto"), ("http://[bad", "")])
+                                           ("http://127.0.0.1:8000", ""), ("localhost:80", ""), ("auto", "auto"), ("http://[bad", ""), ("http://host:8000", ""),
+                                           ("http://host-3fa2c1:8000", "")])
 def test_the_host_of_an_address(address, host):
     assert secrets.host(address) == host
 

@@ -237,8 +237,10 @@ def check_invariant() -> None:
 
 
 # -- figures ------------------------------------------------------------------------------------------
-def publish(desk, alone: Asked, asked: dict[str, Asked], pairs: dict[str, pd.DataFrame]) -> None:
-    """Enter for every condition how many answers are the same as alone, how many keep their meaning, how many are right."""
+def enter(desk, alone: Asked, asked: dict[str, Asked]) -> dict[str, pd.DataFrame]:
+    """Enter for every condition how many answers are the same as alone, how many keep their meaning, how many are right -> condition
+    -> `consistency.compare` with those alone."""
+    pairs = {condition: consistency.compare(alone.rows, other.rows) for condition, other in asked.items()}
     for condition, other in {"alone": alone, **asked}.items():
         p, right = pairs.get(condition), other.rows["right"].dropna()
         found = [("right", "right answers", stats.share(int(right.sum()), len(right)), "right / judged answers")]
@@ -250,6 +252,7 @@ def publish(desk, alone: Asked, asked: dict[str, Asked], pairs: dict[str, pd.Dat
             if share.n:
                 _enter(desk, f"{other.name}.{key}", f"{name}, {condition}", share.scaled(100), "%", f"{formula}, Wilson interval",
                        other.name, failed, table="consistency")
+    return pairs
 
 
 def publish_verdicts(desk, claim: consistency.Claim, law: same_law.SameLaw) -> None:

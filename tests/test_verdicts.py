@@ -59,6 +59,14 @@ def test_a_drift_is_named_with_its_direction():
     assert "rises" in judge(STEADY + np.linspace(0, 8, 100), GOOD)
 
 
+@pytest.mark.parametrize("share", [0.27, 0.5, 0.74])
+@pytest.mark.parametrize("n", [30, 40, 400])
+def test_a_server_that_slows_down_once_is_found_wherever_it_did(n, share):
+    jump = np.resize(STEADY, n) * np.where(np.arange(n) < share * n, 1, 10)
+    assert judge(jump, GOOD).startswith("unstable: it rises: all")
+    assert judge(jump[::-1], GOOD, time=False).startswith("unstable: it falls: all")
+
+
 def test_several_reasons_are_all_said():
     said = judge(STEADY, dataclasses.replace(GOOD, failed=50, cached_share=0.5))
     assert said.startswith("errors") and "; cache-warm" in said

@@ -158,7 +158,7 @@ async def level(desk: Bench, name: str, letter: str, streams: int, tokens: int) 
             "tokens_per_s": good["output_tokens"].sum() / took, "steady": steady.value, "steady_low": steady.low, "steady_high": steady.high,
             "ttft_ms": good["ttft_s"].mean() * 1000, "server_ttft_ms": own["TTFT"],
             "tpot_ms": tpot, "server_tpot_ms": own["TPOT"], "tpot_difference_pct": 100 * (tpot / own["TPOT"] - 1),
-            "of_limit_pct": share[0].percent.value if share else float("nan"), "verdict": series.verdicts()["throughput_tps"]} | busy
+            "of_limit_pct": share[0].percent.value if share else float("nan"), "verdict": series.verdicts()["tpot_s"]} | busy
 
 
 async def beside(peer: Peer, run: RunDir, name: str, streams: int, tokens: int) -> dict:

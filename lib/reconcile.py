@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-AGREE = 0.03  # share of the server's value that client and server may differ by
+AGREE, AGREE_TPOT = 0.03, 0.02  # share of the server's value that client and server may differ by
 FLOOR_MS = 2.0  # or this much on a request (on TPOT and ITL: spread over the request's tokens)
 
 MEASURES = {  # vLLM's histogram -> from which instant to which; on the engine's monotonic clock unless said otherwise
@@ -42,6 +42,7 @@ COUNTS = {
     "vllm:request_success_total": "requests that ended, by reason; those that a client broke off are not counted",
 }
 PROMPT, GENERATED, ANSWERED = COUNTS
+MORE = "client sees more"
 OUTSIDE = "HTTP, network, detokenizing, the event loops of API server and client"
 
 
@@ -64,13 +65,14 @@ def reconcile(frame: pd.DataFrame, happened) -> pd.DataFrame:
     def seconds(name):  # summed over the requests
         return server[name].sum if server[name] else math.nan
 
-    # What the first tokens lost on their way: as much may be missing from the client's decode.
-    late = max(0.0, ttft.sum() - seconds(TTFT)) if server[TTFT] else 0.0
+    # What the first tokens may have lost on their way from the engine, the API server's turn included: as much may be missing from the
+    # client's decode. Of the API server's own time nobody says how much came before the engine had the request.
+    late = max(0.0, ttft.sum() - seconds(QUEUE) - seconds(PREFILL))  # 0.0 where the server does not say
 
-    def mean(quantity, name, client_s, of, late_s=0.0, floor_ms=FLOOR_MS):
+    def mean(quantity, name, client_s, of, late_s=0.0, floor_ms=FLOOR_MS, agree=AGREE):
         """`client_s` and the server's sum over `of` requests or tokens: equal denominators, so exact means."""
         of = max(of, 1)
-        rows.time(quantity, name, client_s / of * 1000, seconds(name) / of * 1000, late_s / of * 1000, floor_ms)
+        rows.time(quantity, name, client_s / of * 1000, seconds(name) / of * 1000, late_s / of * 1000, floor_ms, agree)
 
     def quantiles(quantity, name, values, late_ms=0.0):
         for label, q in (("median", 0.5), ("p95", 0.95)):
@@ -89,7 +91,7 @@ def reconcile(frame: pd.DataFrame, happened) -> pd.DataFrame:
     mean("decode, mean", DECODE, decode.sum(), len(good), late)
     per_token = (decode[several] / steps).sum()
     floor = FLOOR_MS / steps.mean() if len(steps) else FLOOR_MS
-    mean("TPOT, mean", TPOT, per_token, len(steps), late / steps.min() if len(steps) else 0.0, floor)
+    mean("TPOT, mean", TPOT, per_token, len(steps), late / steps.min() if len(steps) else 0.0, floor, AGREE_TPOT)
     quantiles("TPOT", TPOT, (decode / (n - 1)).where(several, 0.0), math.inf)
     if server[ITL] and server[ITL].count == steps.sum():
         mean("ITL, mean", ITL, decode.sum(), steps.sum(), late, floor)
@@ -138,11 +140,11 @@ class _Rows:
         """A part of the server's TTFT, which the client cannot see."""
         self.add(quantity, "ms", math.nan, server_s * 1000, name, "only the server sees it", measures=measures)
 
-    def time(self, quantity, name, client, server, late, floor):
+    def time(self, quantity, name, client, server, late, floor, agree):
         """All in ms. `late`: by how much the client may see less; 0 where its time encloses the server's."""
         if math.isnan(server) or math.isnan(client):
             verdict = "not comparable: no such time on one of the two sides"
-        elif abs(client - server) <= max(AGREE * server, floor):
+        elif abs(client - server) <= max(agree * server, floor):
             verdict = "agree"
         else:
             verdict = _judge(client - server, late + floor if late else 0.0)
@@ -168,9 +170,15 @@ class _Rows:
         return pd.DataFrame(self._rows)
 
 
+def delivered_late_pct(agreement: pd.DataFrame) -> float:
+    """By how much the mean TPOT of the client lies above the server's own in `reconcile`'s table, where the two do not agree; else nan."""
+    rows = agreement[agreement["quantity"] == "TPOT, mean"] if len(agreement) else agreement
+    return float(rows["difference_pct"].iloc[0]) if len(rows) and rows["judgement"].iloc[0].startswith(MORE) else math.nan
+
+
 def _judge(difference: float, late: float) -> str:
     if difference > 0:
-        return f"client sees more: {difference:.3g} ms outside the server's clock ({OUTSIDE})"
+        return f"{MORE}: {difference:.3g} ms outside the server's clock ({OUTSIDE})"
     if -difference <= late:
         return "client sees less: its first tokens were longer on their way than its last ones"
     return "impossible: server says more than the client waited"

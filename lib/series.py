@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lib import metrics, stats, verdicts
+from lib import metrics, reconcile, stats, verdicts
 from lib.reconcile import ServerEvidence
 from lib.stats import Estimate
+
+DECODE = ("tpot_s", "itl_s", "decode_tps")  # metrics of the tokens after the first
 
 
 @dataclass
@@ -54,14 +56,13 @@ class Series:
         return verdicts.Evidence(
             sent=self.counts["sent"] - self.counts["warm-up"], failed=self.counts["failed after the warm-up"],
             streams=self.streams, tokens_per_s=float(pd.Series(self.values["throughput_tps"]).mean()),
-            client=self.client, capacity=self.capacity, cached_share=self.server.cached_share, cache_expected=self.cache_expected,
-            throttled=tuple(self.server.throttle_reasons),
-        )
+            client=self.client, capacity=self.capacity, late_pct=reconcile.delivered_late_pct(self.agreement),
+            cached_share=self.server.cached_share, cache_expected=self.cache_expected, throttled=tuple(self.server.throttle_reasons))
 
     def verdicts(self) -> dict[str, str]:
         """metric -> "valid", or why not."""
         evidence = self.evidence()
-        found = {metric: verdicts.judge(values, evidence, metrics.METRICS[metric][1] == "ms")
+        found = {metric: verdicts.judge(values, evidence, metrics.METRICS[metric][1] == "ms", metric in DECODE)
                  for metric, values in self.values.items()}
         # The gaps stand request by request, not in the order of time: whether they drift, TPOT says.
         return found | {"itl_s": found["tpot_s"]}

@@ -1,6 +1,6 @@
 """May the figures of a series be believed, and if not, why not? Pure: evidence in, words out.
 
-A verdict is "valid" or the reasons against, each beginning with its kind: errors, client-bound, cache-warm,
+A verdict is "valid" or the reasons against, each beginning with its kind: errors, client-bound, delivery-bound, cache-warm,
 throttled, too few samples, warming up, unstable. They are joined by "; ", the graver first.
 """
 import math
@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from lib import stats
+from lib.reconcile import AGREE_TPOT
 
 # The limits were set on the metronome: see "Overloaded on purpose" in tests/test_calibration.py.
 CPU_SHARE = 0.9  # of its processor that a load worker used
@@ -25,6 +26,8 @@ KINDS = {  # for readers, in the order of judging
     "errors": f"more than {FAILED_SHARE:.0%} of the requests failed",
     "client-bound": f"a load worker used more than {CPU_SHARE:.0%} of a processor, was kept from one for more than "
                     f"{WAIT_SHARE:.0%} of the time, woke late, or carried more than it was seen to measure rightly",
+    "delivery-bound": f"a token took more than {AGREE_TPOT:.0%} longer to come than, by the server's own clock, the engine to make it, and the "
+                      "client was not late: the API server, or the network, was",
     "cache-warm": f"more than {CACHED_SHARE:.0%} of prompt tokens that should have been new came from the server's cache",
     "throttled": "the GPU lowered its clocks",
     "too few samples": f"fewer than {stats.MIN_SAMPLES} values stand behind the figure",
@@ -39,7 +42,7 @@ class Evidence:
     """What is known of a series beside its values.
 
     client: lib.driver's health of each worker. tokens_per_s: what arrived in the steady window. capacity: tokens/s
-    and streams up to which one worker was believed, if it was calibrated. cached_share: of the prompt tokens,
+    and streams up to which one worker was believed, if it was calibrated. late_pct: `reconcile.delivered_late_pct`. cached_share: of the prompt tokens,
     None if unknown. throttled: the GPU's reasons, in words.
     """
 
@@ -49,14 +52,16 @@ class Evidence:
     tokens_per_s: float = math.nan
     client: list = field(default_factory=list)
     capacity: tuple[float, int] | None = None
+    late_pct: float = math.nan
     cached_share: float | None = None
     cache_expected: bool = False  # later turns of a conversation are meant to hit the prefix cache
     throttled: tuple = ()
 
 
-def judge(values, evidence: Evidence, time: bool = True) -> str:
-    """The verdict on the values of one metric, in the order of sending. `time`: less is better."""
-    found = [errors(evidence), client_bound(evidence), cache_warm(evidence), throttled(evidence), too_few(values),
+def judge(values, evidence: Evidence, time: bool = True, decode: bool = False) -> str:
+    """The verdict on the values of one metric, in the order of sending. `time`: less is better. `decode`: it is about the tokens after
+    the first."""
+    found = [errors(evidence), client_bound(evidence) or (decode and delivery_bound(evidence)), cache_warm(evidence), throttled(evidence), too_few(values),
              (time and warming_up(values)) or unstable(values)]
     return "; ".join(filter(None, found)) or "valid"
 
@@ -88,6 +93,12 @@ def client_bound(evidence: Evidence) -> str | None:
             return (f"client-bound: {evidence.tokens_per_s:,.0f} tokens/s are more than the {tokens_per_s * len(client):,.0f} "
                     "that this client was seen to measure rightly")
     return None
+
+
+def delivery_bound(evidence: Evidence) -> str | None:
+    """The engine was faster than what reached this client, by the server's own histogram of the time per token."""
+    if evidence.late_pct > 0:
+        return f"delivery-bound: a token took {evidence.late_pct:.0f}% longer to come than the engine to make it"
 
 
 def cache_warm(evidence: Evidence) -> str | None:

@@ -65,6 +65,19 @@ def test_what_the_client_sees_more_is_said_with_its_size():
     assert judged["TPOT, mean"] == "agree"
 
 
+@pytest.mark.parametrize("decode, late", [((0.190, 0.190), False), ((0.193, 0.193), False), ((0.195, 0.195), True), ((0.300, 0.300), True),
+                                          ((0.150, 0.150), False)])
+def test_tokens_that_came_more_than_two_percent_later_than_they_were_made_are_told_by_how_much(decode, late):
+    pct = reconcile.delivered_late_pct(reconcile.reconcile(series(decode=decode), server_says()))
+    assert (pct == pytest.approx(100 * (decode[0] / 0.190 - 1))) if late else math.isnan(pct)
+
+
+def test_without_the_servers_word_nothing_is_called_late():
+    failed = records.to_frame([records.Record("s", 0, "measure", sent=1.0, error="reset", done=2.0)])
+    tables = (pd.DataFrame(), reconcile.reconcile(failed, server_says()), reconcile.reconcile(series(decode=(0.3, 0.3)), Snapshot()))
+    assert all(math.isnan(reconcile.delivered_late_pct(t)) for t in tables)
+
+
 def test_a_server_that_says_more_than_the_client_waited_is_impossible():
     judged = table(series(ttft=(0.010, 0.012)), server_says())["judgement"]
     for quantity in ("TTFT, mean", "TTFT, median", "whole answer, mean"):

@@ -32,6 +32,13 @@ def test_each_reason_against_a_series_is_found_and_named(kind, change):
     assert said.startswith(kind) and kind in verdicts.KINDS and "\n" not in said
 
 
+def test_late_delivery_speaks_against_the_tokens_after_the_first_alone_and_not_where_the_client_was_late_itself():
+    late = dataclasses.replace(GOOD, late_pct=59.0)
+    assert judge(STEADY, late) == "valid" and "59% longer" in judge(STEADY, late, decode=True)
+    assert judge(STEADY, late, decode=True).startswith("delivery-bound:") and "delivery-bound" in verdicts.KINDS
+    assert "delivery-bound" not in judge(STEADY, dataclasses.replace(late, client=[CALM | {"cpu_share": 0.97}]), decode=True)
+
+
 def test_two_workers_carry_twice_what_one_was_calibrated_for():
     assert judge(STEADY, dataclasses.replace(GOOD, tokens_per_s=60_000.0, client=[CALM, CALM])) == "valid"
 

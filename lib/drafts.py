@@ -214,15 +214,16 @@ def joined(said: list[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown, HTML, Liquid (Jekyll) and Hugo's shortcodes take for text."""
-    text = re.sub(r"[\\`*_\[\]|~$^#!]", r"\\\g<0>", text)
+    """Text that Markdown, HTML, Liquid (Jekyll) and Hugo's shortcodes take for text, and that stays as it is: both would set dashes and
+    quotation marks as a printer does, and a flag in `--flags '{"image": 4}'` could not be copied any more."""
+    text = re.sub(r"[\\`*_\[\]|~$^#!\"]|-(?=-)|(?<=-)-|(?<!\w)'|'(?!\w)", r"\\\g<0>", text)
     text = re.sub(r"[<>&{}]", lambda m: f"&#{ord(m[0])};", text)
     return re.sub(r"(?i)(?<=[a-z]):(?=//)|(?<=www)\.", lambda m: f"&#{ord(m[0])};", text)  # no links by themselves
 
 
 def plain(text: str) -> str:
     """What a reader of `escaped` sees."""
-    return html.unescape(re.sub(r"\\([\\`*_\[\]|~$^#!])", r"\1", text))
+    return html.unescape(re.sub(r"\\([\\`*_\[\]|~$^#!\"'-])", r"\1", text))
 
 
 # -- as HTML -----------------------------------------------------------------------------------------

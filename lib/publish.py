@@ -69,11 +69,14 @@ def _draft(run: RunDir, figures: dict, info: dict, plots: dict, lang: str, forma
 
 
 def _front(blocks: list, info: dict, lang: str) -> dict:
-    """What Hugo and Jekyll want to know: it is a draft for both until somebody says otherwise."""
-    front = {"title": blocks[0].lines[0].cells[0], "tags": ["vLLM", "benchmark", clean(info.get("model", ""), 80)]}
+    """What Hugo and Jekyll want to know. A draft to Hugo until somebody says otherwise; Jekyll's `published: false` would be a broken date
+    to Hugo, so there it is one as long as it lies in `_drafts`."""
+    opening = next((b.lines for b in blocks if b.kind == "text"), [])
+    front = {"title": blocks[0].lines[0].cells[0], "summary": drafts.joined([line.cells[0] for line in opening]),
+             "tags": ["vLLM", "benchmark", clean(info.get("model", ""), 80)]}
     front = {key: [_bare(v) for v in entry] if isinstance(entry, list) else _bare(entry) for key, entry in front.items()}
     front |= {"date": str(info["began"])[:10]} if info.get("began") else {}
-    return front | {"lang": "zh-CN" if lang == "zh" else "en", "draft": True, "published": False, "layout": "post"}
+    return front | {"lang": "zh-CN" if lang == "zh" else "en", "draft": True, "layout": "post"}
 
 
 def _bare(text: str) -> str:

@@ -88,9 +88,11 @@ def cell(server: str, notebook: str, fault: str, requests: int, seed: int) -> di
     return found
 
 
-def seen(found: dict) -> str:
+def seen(found: dict, fault: str = "none") -> str:
     """A cell in a line: what the user sees."""
-    if found["status"] == "done":
+    if fault != "none" and not found["struck"]:
+        told = "done: it sends no request that such a fault meets" if found["status"] == "done" else f"failed before the fault: {found['error']}"
+    elif found["status"] == "done":
         told = "done" + (f"; {found['doubtful']} of {found['figures']} figures marked: {found['doubt']}" if found["doubtful"] else "")
     else:
         told = re.sub(r"^cell \d+: ", "", found["error"])
@@ -108,7 +110,7 @@ def page(cells: dict) -> str:
             parts.append(f"\n## {notebook}\n\n| fault | from request | what the user sees |\n|---|---|---|")
             sent = cells[f"{notebook}/none"]["requests"]
             begins = {fault: "–" if fault == "none" else f"{found['begin']} of {sent}" for fault, found in rows}
-            parts += [f"| {fault} | {begins[fault]} | {seen(found).replace('|', '/')} |" for fault, found in rows]
+            parts += [f"| {fault} | {begins[fault]} | {seen(found, fault).replace('|', '/')} |" for fault, found in rows]
     return "\n".join(parts) + "\n"
 
 
@@ -134,7 +136,7 @@ def main() -> None:
             known = cells.get(f"{notebook}/none", {}).get("requests", 1)
             cells[key] = cell(asked.server, notebook, fault, known, asked.seed)
             write_json(CELLS, cells)
-            print(f"{'TRACEBACK ' if cells[key]['traceback'] else ''}{key}: {seen(cells[key])}", flush=True)
+            print(f"{'TRACEBACK ' if cells[key]['traceback'] else ''}{key}: {seen(cells[key], fault)}", flush=True)
     if asked.page:
         write_text(asked.page, page(cells))
 

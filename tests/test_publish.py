@@ -4,9 +4,11 @@ import re
 
 import nbformat
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from nbformat import v4
 
 from lib import bench, cli, draft_tables, drafts, metrics, plots_zh, provenance, publish, records, report, rundir, sentences, without_code
@@ -117,6 +119,21 @@ def test_a_doubtful_figure_is_called_so_where_it_stands_and_explained(run, lang,
     sentence = next(line for line in text.splitlines() if words in line)
     assert number(run.figures()["single.ttft.median"]["value"]) in sentence
     assert (reason if lang == "en" else "97%") in text.split("## ")[-2]
+
+
+def test_front_matter_is_what_hugo_and_jekyll_both_read(run):
+    """Hugo 0.168 stops at `published: false`, which it takes for a date that is none."""
+    front, text = written(run).removeprefix("---\n").split("\n---\n", 1)
+    front = yaml.safe_load(front)
+    assert front["draft"] is True and not {"published", "publishDate"} & set(front)
+    assert front["summary"].startswith("This post says") and front["summary"] in drafts.plain(text)
+
+
+@pytest.mark.parametrize("flags", ["--max-model-len 8192 --limit-mm-per-prompt '{\"image\": 4}'", "--- a -- b --", "it's 'so' \"called\"", "-1 - 2"])
+def test_dashes_and_quotation_marks_are_not_set_otherwise(flags):
+    """Hugo and Jekyll do so by default; markdown-it does on demand."""
+    typographer = MarkdownIt("commonmark", {"typographer": True}).enable(["replacements", "smartquotes"])
+    assert BeautifulSoup(typographer.render(f"Flags {drafts.escaped(flags)}"), "html.parser").get_text().strip().replace("’", "'") == f"Flags {flags}"
 
 
 @pytest.mark.parametrize("lang, words", [("en", "unfinished"), ("zh", "没有完成")])

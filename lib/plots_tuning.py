@@ -11,10 +11,15 @@ from lib.plots import ACCENT, DARK, LIGHT
 def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) -> Figure:
     """Throughput against TPOT and against TTFT, a letter for each configuration; up and left is better. The line joins those that no
     other beats in both. Bars: the interval of the ratio to the baseline, at the baseline's value. `found`: tuning.summary."""
-    rows = found[(found["state"] == "measured") & found["throughput_tps.value"].notna()]
+    both = found[(found["state"] == "measured") & found["throughput_tps.value"].notna()]
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     axes_of = figure.subplots(1, 2, sharey=True)
     for axes, cost, target in zip(axes_of, ("tpot_s", "ttft_s"), (tpot_target_ms, ttft_target_ms)):
+        name, rows = tuning.METRICS[cost].name, both[both[f"{cost}.value"].notna()]
+        axes.set(title=f"Throughput and {name}", xlabel=f"{name}, ms")
+        if rows.empty:
+            axes.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=axes.transAxes)
+            continue
         x, y = rows[f"{cost}.value"] * 1000, rows["throughput_tps.value"]
         best = tuning.front(rows, cost)
         axes.plot(*zip(*sorted(zip(x[best], y[best]))), "-", color=LIGHT, lw=2, zorder=1, label="nothing better seen")
@@ -25,7 +30,6 @@ def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) ->
                 axes.plot(x[some], y[some], mark, color=color, ms=6, zorder=3, label=label)
         if tuning.BASELINE in rows.index:
             axes.plot(x[tuning.BASELINE], y[tuning.BASELINE], "s", color="white", mec=ACCENT, mew=1.6, ms=8, zorder=4, label="baseline")
-        name = tuning.METRICS[cost].name
         if x.max() > 5 * x.min():
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -33,14 +37,14 @@ def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) ->
             axes.xaxis.set_minor_formatter(NullFormatter())
         if x.min() / 3 < target < x.max() * 3:
             axes.axvline(target, color=ACCENT, lw=1.2, ls="--", label=f"{name} target, {target:g} ms")
-        axes.set(title=f"Throughput and {name}", xlabel=f"{name}, ms")
         axes.margins(x=0.14)
         axes.set_ylim(0, y.max() * 1.25)
         for (at_x, at_y), letters in _together(axes, x, y, rows["letter"]):
             axes.annotate(letters, (at_x, at_y), textcoords="offset points", xytext=(7, 5), fontsize=10, fontweight="bold", zorder=5)
     axes_of[0].set_ylabel("throughput, tokens/s")
     told = {label: handle for axes in axes_of for handle, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(told.values(), told.keys(), loc="outside lower center", ncols=5, fontsize=8)
+    if told:
+        figure.legend(told.values(), told.keys(), loc="outside lower center", ncols=5, fontsize=8)
     return figure
 
 

@@ -111,7 +111,7 @@ def same_twice(todo: list[configurations.Configuration], found: pd.DataFrame) ->
     out = []
     for name, first in configurations.twins(todo).items():
         if first == tuning.BASELINE and found.loc[name, "state"] == "measured":
-            told = {METRICS[k].name: found.loc[name, f"{k}.verdict"] for k in tuning.SPEED}
+            told = {METRICS[k].name: found.loc[name, f"{k}.verdict"] for k in tuning.SPEED if isinstance(found.loc[name, f"{k}.verdict"], str)}
             wrong = {k: v for k, v in told.items() if v not in ("no difference shown", "the same")}
             out.append(f"**{name}** is started just as the baseline, and " + (
                 "no difference is shown, as must be." if not wrong else

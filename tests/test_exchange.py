@@ -24,10 +24,11 @@ def test_thinking_waits_until_the_reads_of_a_step_are_over():
         read()
         asked = time.monotonic()
         await turns.turn()
-        return time.monotonic() - reads[-1], len(reads), time.monotonic() - asked
+        return time.monotonic() - reads[-1], reads, time.monotonic() - asked
 
     quiet_s, reads, waited_s = run(Turns(), work)
-    assert (quiet_s > QUIET_S and reads == 500) or waited_s > PATIENCE_S
+    held_up = max(b - a for a, b in zip(reads, reads[1:])) > QUIET_S  # other work had the processor: that is a pause, too
+    assert (quiet_s > QUIET_S and len(reads) == 500) or waited_s > PATIENCE_S or held_up
 
 
 def test_thinking_is_not_put_off_for_ever_by_reads_without_a_pause():

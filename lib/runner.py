@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from ast import literal_eval
 from contextlib import ExitStack
@@ -285,12 +286,13 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: flo
     state, began = {"status": "interrupted"}, time.monotonic()
     _enter(folder, name, state)
     try:
-        with time_limit.watched(limit_s) as dog:
+        with time_limit.watched(limit_s) as dog, tempfile.TemporaryDirectory(prefix="workbook-") as sockets:
             papermill.execute_notebook(
                 str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
                 kernel_name="python3", progress_bar=False, autosave_cell_every=10,
                 kernel_manager_class=QuietKernels,
-                config=Config({"KernelManager": {"transport": "ipc"}}),  # sockets that no other user can read
+                # Sockets that no other user can reach, and that a killed runner does not leave in the caller's folder.
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             )
         state = {"status": "done"}
     except Exception as error:  # of a cell; a kernel that died too: the other notebooks go on

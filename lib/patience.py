@@ -15,9 +15,9 @@ ENDINGS = {
     "failing": f"the server fails: for {FAILING_S:g} s no request was answered",
     "time": "the notebook's time was over",
 }
-KINDS = {"refused": "found no connection", "reset": "broke off", "timeout": "waited in vain", "http": "were turned away",
-         "stream": "ended in an error", "truncated": "ended too soon", "garbage": "were answered with something else",
-         "aborted": "were broken off here", "no_usage": "did not tell their tokens"}
+KINDS = {"refused": "found no connection", "reset": "broke off", "timeout": "waited in vain", "http": "turned away",
+         "stream": "ended in an error", "truncated": "ended too soon", "garbage": "answered with something else",
+         "aborted": "broken off here", "no_usage": "did not tell their tokens"}
 
 
 class Patience:

@@ -144,7 +144,7 @@ def unstable(values) -> str | None:
     low, high = sorted((first, last), key=np.max)
     if quarter >= JUMP_LEAST and high.min() > low.max() and np.median(high) > JUMP * np.median(low) > 0:
         return (f"unstable: it {'rises' if high is last else 'falls'}: all of its last quarter lies {'above' if high is last else 'below'} "
-                f"all of its first (medians: {np.median(last) / np.median(first):.1f} times)")
+                f"all of its first (medians: {np.median(last) / np.median(first):.3g} times)")
     rho, p = stats.trend(x)
     if abs(rho) <= DRIFT_RHO or p >= 0.001:
         return None

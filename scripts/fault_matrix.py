@@ -107,10 +107,10 @@ def page(cells: dict) -> str:
     for notebook in SMALL:
         rows = [(fault, cells[f"{notebook}/{fault}"]) for fault in FAULTS if f"{notebook}/{fault}" in cells]
         if rows:
-            parts.append(f"\n## {notebook}\n\n| fault | from request | what the user sees |\n|---|---|---|")
+            parts.append(f"\n## {notebook}\n\n| fault | from request | requests it struck | what the user sees |\n|---|---|---|---|")
             sent = cells[f"{notebook}/none"]["requests"]
             begins = {fault: "–" if fault == "none" else f"{found['begin']} of {sent}" for fault, found in rows}
-            parts += [f"| {fault} | {begins[fault]} | {seen(found, fault).replace('|', '/')} |" for fault, found in rows]
+            parts += [f"| {fault} | {begins[fault]} | {found['struck'] or '–'} | {seen(found, fault).replace('|', '/')} |" for fault, found in rows]
     return "\n".join(parts) + "\n"
 
 

@@ -262,6 +262,6 @@ def test_a_server_that_was_started_elsewhere_is_not_started_again_and_says_so(de
 
 def test_a_server_that_refuses_everything_is_told_in_one_line(desk):
     desk.server = replace(desk.server, api_key="wrong", process=None)
-    with pytest.raises(UserError, match="series alone: not one request was answered.*7 were turned away .HTTP 401"):
+    with pytest.raises(UserError, match="series alone: not one request was answered.*7 turned away .HTTP 401"):
         asyncio.run(asking.ask(desk, "alone", asking.questions(1, 0, 1, seed=1)))
     assert desk.run.requests_file("alone").read_text().count("\n") == 7, "and each is a row"

@@ -175,29 +175,46 @@ class FaultProxy:
         finally:
             upstream.close()
 
-    async def _pass_on(self, reader, writer, fault: Fault, last: float, length: int | None) -> None:
+    async def _pass_on(self, reader, writer, fault: Fault, asked: float, length: int | None) -> None:
         """The reply's body, until its end: of its `length`, of its last chunk, or of the connection, which not every server
-        closes when it is asked to. last: when something happened before, s, monotonic."""
+        closes when it is asked to. asked: when the server was, s, monotonic."""
         passed, tail = 0, b""
-        while length != passed and not (length is None and tail == LAST_CHUNK) and (data := await reader.read(PIECE if fault.kind == "drip" else 65_536)):
-            tail = (tail + data)[-len(LAST_CHUNK):]
-            intact = max(0, fault.after - passed)
-            passed += len(data)
-            if fault.kind in ("reset", "truncate") and passed > fault.after:
-                writer.write(data[:intact])
+        arrived = asyncio.Queue()  # what came while this waited keeps the time of its coming
+        reading = asyncio.create_task(_read(reader, arrived, PIECE if fault.kind == "drip" else 65_536))
+        try:
+            while length != passed and not (length is None and tail == LAST_CHUNK):
+                at, data = await arrived.get()
+                if not data:
+                    return await reading
+                tail = (tail + data)[-len(LAST_CHUNK):]
+                intact = max(0, fault.after - passed)
+                passed += len(data)
+                if fault.kind in ("reset", "truncate") and passed > fault.after:
+                    writer.write(data[:intact])
+                    await writer.drain()
+                    if fault.kind == "reset":
+                        _reset(writer)
+                    return
+                if fault.kind == "garble":
+                    data = data[:intact] + data[intact:].replace(b"{", b"<")
+                if fault.kind == "drip":
+                    await asyncio.sleep(fault.seconds)
+                if fault.kind == "slow":
+                    await asyncio.sleep(asked + fault.times * (at - asked) - time.monotonic())
+                writer.write(data)
                 await writer.drain()
-                if fault.kind == "reset":
-                    _reset(writer)
-                return
-            if fault.kind == "garble":
-                data = data[:intact] + data[intact:].replace(b"{", b"<")
-            if fault.kind == "drip":
-                await asyncio.sleep(fault.seconds)
-            if fault.kind == "slow":
-                await asyncio.sleep((fault.times - 1) * (time.monotonic() - last))
-            writer.write(data)
-            await writer.drain()
-            last = time.monotonic()
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+
+
+async def _read(reader: asyncio.StreamReader, arrived: asyncio.Queue, most: int) -> None:
+    """Put (when it came, the bytes) of each piece; no bytes at the end, which is an error of this task if the server broke off."""
+    try:
+        while data := await reader.read(most):
+            arrived.put_nowait((time.monotonic(), data))
+    finally:
+        arrived.put_nowait((time.monotonic(), b""))
 
 
 def _length(head: bytes) -> int:

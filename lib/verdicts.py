@@ -20,7 +20,7 @@ BEYOND = 1.1  # times what the calibration reached
 CACHED_SHARE = 0.1  # of the prompt tokens; a chat format's opening is shared by all prompts and is below it
 FAILED_SHARE = 0.01
 DRIFT_RHO, DRIFT_SHARE = 0.3, 0.02  # a clear order in time, of a size that changes what a reader takes from the figure
-JUMP, JUMP_LEAST = 1.5, 7  # times another level; quarters so large that without a cause one in 1,700 series would part so, 2 / C(14, 7)
+JUMP, JUMP_LEAST = 2.0, 7  # times another level; quarters large enough that they do not part so by chance
 
 KINDS = {  # for readers, in the order of judging
     "errors": f"more than {FAILED_SHARE:.0%} of the requests failed",
@@ -33,7 +33,7 @@ KINDS = {  # for readers, in the order of judging
     "too few samples": f"fewer than {stats.MIN_SAMPLES} values stand behind the figure",
     "warming up": "the first tenth of the requests took at least 1.2 times as long as the rest",
     "unstable": f"the values drift during the series (rank correlation above {DRIFT_RHO:g}, and more than {DRIFT_SHARE:.0%} "
-                f"between its first and its last third), or its last quarter lies wholly beyond its first, {JUMP:g} times as high or low",
+                f"between its first and its last third), or nearly all of its last quarter lies beyond its first, {JUMP:g} times as high or low",
 }
 
 
@@ -141,10 +141,10 @@ def unstable(values) -> str | None:
         return None
     quarter = len(x) // 4
     first, last = x[:quarter], x[-quarter:]
-    low, high = sorted((first, last), key=np.max)
-    if quarter >= JUMP_LEAST and high.min() > low.max() and np.median(high) > JUMP * np.median(low) > 0:
-        return (f"unstable: it {'rises' if high is last else 'falls'}: all of its last quarter lies {'above' if high is last else 'below'} "
-                f"all of its first (medians: {np.median(last) / np.median(first):.3g} times)")
+    low, high = sorted((first, last), key=np.median)
+    if quarter >= JUMP_LEAST and np.quantile(high, 0.1) > np.quantile(low, 0.9) and np.median(high) > JUMP * np.median(low) > 0:
+        return (f"unstable: it {'rises' if high is last else 'falls'}: nearly all of its last quarter lies {'above' if high is last else 'below'} "
+                f"its first (medians: {np.median(last) / np.median(first):.3g} times)")
     rho, p = stats.trend(x)
     if abs(rho) <= DRIFT_RHO or p >= 0.001:
         return None

@@ -50,6 +50,19 @@ def test_a_slow_reply_is_whole_in_the_end():
     assert record.error is None and record.text == "onetwo" and len(record.reads) == 2
 
 
+def test_ten_times_as_slow_is_so_for_every_token():
+    async def once():
+        async with answering(OK, *(part for n in range(1, 5) for part in (0.02, chunk(event(n, "x", "stop" if n == 4 else None)))),
+                             chunk(DONE) + chunk(b"")) as url:
+            with between(url, Fault("slow")) as proxy:
+                async with Client(proxy.url, None, "m", 5.0) as client:
+                    return await client.chat(HELLO)
+    record = asyncio.run(once())
+    assert record.error is None and record.text == "xxxx" and len(record.reads) == 4
+    late = [read[0] - 0.2 * (n + 1) for n, read in enumerate(record.reads)]  # a sleep is never shorter than it should be
+    assert min(late) > -0.01, record.reads
+
+
 def test_only_its_share_is_struck_and_the_same_seed_strikes_the_same():
     first, again = (asyncio.run(through(Fault("status", share=0.5), count=20))[0] for _ in range(2))
     errors = [[record.error for record in rows] for rows in (first, again)]

@@ -181,6 +181,7 @@ class FaultProxy:
         passed, tail = 0, b""
         arrived = asyncio.Queue()  # what came while this waited keeps the time of its coming
         reading = asyncio.create_task(_read(reader, arrived, PIECE if fault.kind == "drip" else 65_536))
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # looked at, or Python complains
         try:
             while length != passed and not (length is None and tail == LAST_CHUNK):
                 at, data = await arrived.get()
@@ -205,7 +206,6 @@ class FaultProxy:
                 await writer.drain()
         finally:
             reading.cancel()
-            await asyncio.wait([reading])
 
 
 async def _read(reader: asyncio.StreamReader, arrived: asyncio.Queue, most: int) -> None:

@@ -152,6 +152,8 @@ async def _one(client, item: Item, number: int, salt: str) -> dict:
         row |= {"error": "http", "message": f"HTTP {error.status_code}: {server_message(error)}"[:500]}
     except openai.APIConnectionError as error:
         row |= dict(zip(("error", "message"), network_fault(error)))
+    except asyncio.CancelledError:  # it was sent, and so it is a row
+        row |= {"error": "aborted", "message": "broken off: the notebook's time was over, or it was stopped"}
     except Exception as error:  # whatever went wrong belongs in the row: the other questions go on
         row |= {"error": type(error).__name__, "message": str(error.__cause__ or error)[:500]}
     row["done"] = time.monotonic()

@@ -1,6 +1,8 @@
 """Same answers are called the same, parted ones where they part, and a fault that mixes up pictures is found: with real vLLM."""
 import asyncio
+import json
 import math
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import asking, claims, consistency, machine, plots_consistency, preflight, same_law
+from lib import asking, claims, consistency, machine, plots_consistency, preflight, same_law, time_limit
 from lib.errors import UserError
 from lib.fault_proxy import Fault, between
 from lib.rundir import RunDir, read_json
@@ -265,3 +267,13 @@ def test_a_server_that_refuses_everything_is_told_in_one_line(desk):
     with pytest.raises(UserError, match="series alone: not one request was answered.*7 turned away .HTTP 401"):
         asyncio.run(asking.ask(desk, "alone", asking.questions(1, 0, 1, seed=1)))
     assert desk.run.requests_file("alone").read_text().count("\n") == 7, "and each is a row"
+
+
+def test_what_is_in_flight_when_the_time_is_over_is_a_row_too(desk, monkeypatch):
+    monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + 4.0))
+    with between(desk.server.url, Fault("hang", begin=3)) as proxy:
+        slow = SimpleNamespace(**vars(desk) | {"server": replace(desk.server, url=proxy.url, process=None)})
+        with pytest.raises(UserError, match="the notebook's time was over.* broken off here"):
+            asyncio.run(asking.ask(slow, "hanging", asking.openings(12, 2, 0.0, None), at_once=4))
+    errors = [json.loads(line)["error"] for line in desk.run.requests_file("hanging").read_text().splitlines()]
+    assert len(errors) == proxy.came() and errors.count("aborted") == 4 and set(errors) <= {None, "aborted"}

@@ -109,7 +109,7 @@ def page(cells: dict) -> str:
         if rows:
             parts.append(f"\n## {notebook}\n\n| fault | from request | requests it struck | what the user sees |\n|---|---|---|---|")
             sent = cells[f"{notebook}/none"]["requests"]
-            begins = {fault: "–" if fault == "none" else f"{found['begin']} of {sent}" for fault, found in rows}
+            begins = {fault: "–" if fault == "none" or not sent else f"{found['begin']} of {sent}" for fault, found in rows}
             parts += [f"| {fault} | {begins[fault]} | {found['struck'] or '–'} | {seen(found, fault).replace('|', '/')} |" for fault, found in rows]
     return "\n".join(parts) + "\n"
 

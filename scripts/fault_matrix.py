@@ -3,7 +3,7 @@
     python scripts/fault_matrix.py --server http://127.0.0.1:8000 --notebooks 02 03 --faults none die hang
     python scripts/fault_matrix.py --page docs/faults.md
 
-Each cell is a run of one notebook with small parameters through lib.fault_proxy. The fault begins at a seeded moment in the
+Each cell is a run of one notebook with the parameters of data/profiles/tiny.yaml through lib.fault_proxy. The fault begins at a seeded moment in the
 middle: after so many requests of those that the notebook sends without a fault, which the column `none` counts and which
 is therefore run first. What came of it is kept in a file, and the page is made from that.
 """
@@ -22,22 +22,8 @@ from lib.rundir import write_json, write_text
 
 CELLS, MACHINE = OUTPUTS / "fault_matrix.json", OUTPUTS / "fault_matrix_roofline.json"
 SILENCE_S, SPARE_S, FACTOR = 3.0, 60.0, "0.1"  # in place of minutes: nobody waits for a cell
-SMALL = {
-    "00_setup": {"streams": [4], "seconds": 0.5},
-    "01_health_check": {"questions": 1, "rush_streams": 16},
-    "02_single_request": {"requests": 40, "max_tokens": 16, "warmup": 2},
-    "03_multi_turn": {"context_tokens": 1000, "turns": 2, "turn_tokens": 6, "talk_rounds": 2, "talks_at_once": 2, "think_s": 0.1,
-                      "picture_talks": 1},
-    "04_concurrency": {"concurrency": [1, 8], "most_streams": 8, "level_seconds": 3.0, "load_tokens": 12, "open_fractions": [0.5],
-                       "searches": 1},
-    "05_multimodal": {"picture_requests": 4, "picture_answer": 8, "picture_sizes": ["224x224", "320x320", "512x384"], "size_repeats": 2,
-                      "picture_rounds": 2, "picture_streams": [1, 2], "ocr_pictures": 6, "ocr_streams": 6, "picture_probes": 1},
-    "06_tuning": {"tuning_seconds": 2.0, "tuning_streams": 8, "tuning_questions": 4, "load_tokens": 12},
-    "07_consistency": {"consistency_questions": 1, "consistency_texts": 2, "consistency_tokens": 12, "consistency_batches": [2, 6],
-                       "beside_streams": 2, "sampled_answers": 6, "opening_samples": 24, "another_start": False},
-    "08_endurance": {"endurance_seconds": 6.0, "endurance_streams": 8, "load_tokens": 12},
-    "09_report": {},
-}
+SMALL = {name: value for name, value in runner.load_profile("tiny").items() if name != "takes"}
+NOTEBOOKS = runner.all_notebooks()
 ALL = {"path": ""}  # not only completions: /metrics, /v1/models and /health too
 FAULTS = {
     "none": (),
@@ -73,8 +59,8 @@ def cell(server: str, notebook: str, fault: str, requests: int, seed: int) -> di
     if MACHINE.exists():  # what memory and processor can do is the same for all cells
         shutil.copy(MACHINE, folder.path / "roofline.json")
     with between(server, *faults, seed=seed) as proxy:
-        limit_s = runner.Plan("smoke", proxy.url, [notebook], SMALL[notebook], takes={notebook: {"seconds": 60}}).limit_s(notebook)
-        runner._execute(folder, notebook, SMALL[notebook], proxy.url, limit_s)
+        limit_s = runner.Plan("tiny", proxy.url, [notebook], SMALL, takes={notebook: {"seconds": 60}}).limit_s(notebook)
+        runner._execute(folder, notebook, SMALL, proxy.url, limit_s)
         found = {"limit_s": limit_s, "requests": proxy.came(counted), "begin": begin, "struck": sum(proxy.struck.values())}
     if (folder.path / "roofline.json").exists():
         shutil.copy(folder.path / "roofline.json", MACHINE)
@@ -104,7 +90,7 @@ def page(cells: dict) -> str:
     parts = ["# When the server misbehaves\n\nWhat each notebook showed when a fault began in its middle, on the embedded model behind a proxy "
              "that fails on purpose (`scripts/fault_matrix.py`, which also wrote this page). Parameters are small, and the limits of "
              f"time as well: a silence of {SILENCE_S:g} s is waited out where it usually is {time_limit.SILENCE_S:g} s.\n"]
-    for notebook in SMALL:
+    for notebook in NOTEBOOKS:
         rows = [(fault, cells[f"{notebook}/{fault}"]) for fault in FAULTS if f"{notebook}/{fault}" in cells]
         if rows:
             parts.append(f"\n## {notebook}\n\n| fault | from request | requests it struck | what the user sees |\n|---|---|---|---|")
@@ -117,7 +103,7 @@ def page(cells: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--server", help="its URL; the key is taken from WORKBOOK_API_KEY")
-    parser.add_argument("--notebooks", nargs="*", default=list(SMALL), help="by their beginnings")
+    parser.add_argument("--notebooks", nargs="*", default=NOTEBOOKS, help="by their beginnings")
     parser.add_argument("--faults", nargs="*", default=list(FAULTS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--within", type=float, default=1e9, help="begin no cell after so many seconds")
@@ -128,7 +114,7 @@ def main() -> None:
     os.environ.setdefault("WORKBOOK_API_KEY", "")
     time_limit.SPARE_S, time_limit.GRACE_S = SPARE_S, 10.0
     began, cells = time.monotonic(), json.loads(CELLS.read_text()) if CELLS.exists() else {}
-    for notebook in [n for n in SMALL if n.startswith(tuple(asked.notebooks))] if asked.server else []:
+    for notebook in [n for n in NOTEBOOKS if n.startswith(tuple(asked.notebooks))] if asked.server else []:
         for fault in dict.fromkeys(["none", *asked.faults]):
             key = f"{notebook}/{fault}"
             if time.monotonic() - began > asked.within or (key in cells and (asked.missing or (fault == "none" and "none" not in asked.faults))):

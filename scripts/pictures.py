@@ -68,9 +68,11 @@ def desk(page: Page, home: Path) -> bytes:
     token, notebooks = secrets.token_hex(8), home / "notebooks"
     notebooks.mkdir()
     shutil.copy(NOTEBOOKS / "desk.ipynb", notebooks)
-    tracker = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    tracker.parent.mkdir(parents=True)
-    tracker.write_text('{"windowingMode": "none"}')  # else only what is in sight is in the page
+    for extension, settings in (("notebook-extension/tracker", '{"windowingMode": "none"}'),  # else only what is in sight is in the page
+                                ("apputils-extension/notification", '{"fetchNews": "false", "checkForUpdates": false}')):
+        path = home / "settings" / "@jupyterlab" / f"{extension}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(settings)
     env = os.environ | {"JUPYTER_TOKEN": token, "JUPYTER_PORT": str(port), "BROWSER": "true", "JUPYTER_CONFIG_DIR": str(home / "config"),
                         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
     lab = subprocess.Popen([sys.executable, "-m", "lib.cli", "lab", str(notebooks)], cwd=ROOT, env=env, start_new_session=True,
@@ -78,7 +80,7 @@ def desk(page: Page, home: Path) -> bytes:
     try:
         opened(page, f"http://127.0.0.1:{port}/lab/tree/desk.ipynb?reset&token={token}", lab)
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=90_000)
+        page.get_by_text("(ipykernel) | Idle").wait_for(timeout=90_000)  # sooner, and Run All asks which kernel to take
         page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
         page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
         panel = page.locator(".playground")

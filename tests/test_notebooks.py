@@ -9,12 +9,11 @@ from ast import literal_eval
 import nbformat
 import pytest
 
-from browser import BROWSER, SMALL
+from browser import BROWSER
 from lib import NOTEBOOKS, ROOT, runner
 
 NAMES = runner.all_notebooks()
 CHECKED = "nbval-check-output"
-MORE = {"04_concurrency"}  # the smoke profile runs it with more levels than its defaults name
 
 
 @pytest.fixture(params=[*NAMES, *runner.APART])
@@ -81,11 +80,8 @@ def test_no_notebook_repeats_ten_lines_of_another():
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_in_its_own_folder_with_its_committed_defaults(name, as_user, finished_run):
     """nbval: as a reader runs it in JupyterLab. `finished_run` gives the report something to report on."""
-    if BROWSER and name in SMALL:
-        pytest.skip("runs from top to bottom in JupyterLab itself: tests/test_desk.py")
-    smoke = runner.load_profile("smoke")
-    if name in MORE or all(smoke.get(key, value) == value for key, value in runner.declared_parameters(name).items() if key not in ("server", "run_name")):
-        pytest.skip("the smoke profile has just run it with its defaults, or with more")
+    if BROWSER and name not in ("08_endurance", "09_report"):
+        pytest.skip("runs from top to bottom in JupyterLab itself (tests/test_desk.py), and has just been run with the smoke profile")
     done = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", f"notebooks/{name}.ipynb"],
                           cwd=ROOT, env=os.environ | {"WORKBOOK_SERVER": as_user.url}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:]

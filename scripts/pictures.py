@@ -1,7 +1,7 @@
 """The pictures of README.md, taken of a real run with a headless browser: python scripts/pictures.py [RUN]
 
-`docs/report.png`, `docs/phone.png`, `docs/notebook.png` and `docs/desk.png`. RUN: a finished run under outputs/, the newest unless
-named. The desk is run against the embedded server, which is started for it. Needs Chromium or Chrome, and the packages of `test`.
+`docs/report.png`, `docs/phone.png`, `docs/notebook.png` and `docs/desk.png`. RUN: a finished run under outputs/, the newest of the
+whole workbook unless named. The desk is run against the embedded server, which is started for it. Needs Chromium or Chrome, and the packages of `test`.
 """
 import io
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from lib import NOTEBOOKS, ROOT, errors, report, rundir
+from lib import NOTEBOOKS, OUTPUTS, ROOT, errors, report, rundir
 
 DOCS = ROOT / "docs"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -28,8 +28,9 @@ NOTEBOOK, FROM = "05_multimodal", "What was asked and answered"  # of which note
 LARGEST = 250_000  # bytes
 
 
-def main(name: str = "latest") -> None:
-    run = rundir.find(name)
+def main(name: str = "") -> None:
+    whole = sorted(OUTPUTS.glob(f"*/html/{NOTEBOOK}.html"), key=lambda page: page.stat().st_mtime)
+    run = rundir.find(name or (whole[-1].parent.parent.name if whole else "latest"))
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     page_of = run.path / "html" / f"{NOTEBOOK}.html"
     if browser is None:

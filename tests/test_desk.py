@@ -4,6 +4,7 @@ The first half needs no browser. The second drives real JupyterLab, started as `
 """
 import asyncio
 import json
+import math
 import os
 import re
 import secrets
@@ -384,7 +385,8 @@ def test_the_sliders_run_a_measurement_and_show_interval_and_verdict(desk_page):
     expect(panel.locator("td", has_text="closed loop, 2 in flight")).to_be_visible(timeout=60_000)
     figures = rundir.RunDir(RUN).figures()
     ttft = figures["by_hand.2-64-32.ttft.median"]
-    assert tables.with_interval(Estimate(ttft["value"], *ttft["interval"], ttft["n"])) in panel.inner_text()
+    ends = [math.nan if end is None else end for end in ttft["interval"]]  # a slow machine answers too few for one
+    assert tables.with_interval(Estimate(ttft["value"], *ends, ttft["n"])) in panel.inner_text()
     published = {name: figures[f"by_hand.2-64-32.{key}.mean"]["verdict"]
                  for key, name in zip(("ttft", "tpot", "total", "throughput_tps"), desk.JUDGED)}
     assert desk.reasons(published) in panel.inner_text()

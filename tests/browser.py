@@ -5,4 +5,6 @@ from lib import runner
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-SMALL = {name: runner.load_profile("tiny") for name in runner.all_notebooks()} | {"desk": {"seconds": 2.0}}
+RUN = "test-in-lab"
+COMPARED = (f"{RUN}-a", f"{RUN}-b")  # the runs that 10 holds against each other
+SMALL = {name: runner.load_profile("tiny") for name in runner.all_notebooks()} | {"10_compare": {"runs": list(COMPARED)}, "desk": {"seconds": 2.0}}

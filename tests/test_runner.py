@@ -1,4 +1,5 @@
 """`workbook run`: what is wrong is told before anything starts; what fails stops nothing else."""
+import contextlib
 import json
 import math
 import sys
@@ -8,6 +9,8 @@ import pytest
 
 from lib import NOTEBOOKS, OUTPUTS, cli, metrics, records, report, runner
 from lib.errors import UserError
+from lib.rundir import RunDir
+from lib.server import Server
 
 STATISTICS = ("mean", "median", "min", "max", "p95", "p99")
 
@@ -137,3 +140,19 @@ def test_a_key_among_the_flags_is_not_written_down():
 
     assert launch.without_key(["--api-key", "s3cret", "--port", "1"]) == ["--api-key", "***", "--port", "1"]
     assert launch.without_key(["--api-key=s3cret"]) == ["--api-key=***"]
+
+
+def test_the_report_needs_no_server_so_none_is_started_for_it(run_name, monkeypatch):
+    """After 06_tuning a large model is not there any more; the notebook after the report gets it again."""
+    asked, ran = [], []
+    kept = type("Kept", (), {"server": lambda self, last, made_room=False: asked.append((last, made_room)) or Server("http://127.0.0.1:9", "m")})
+    monkeypatch.setattr(runner, "Keeper", lambda *given: kept())
+    monkeypatch.setattr(runner.launch, "open_server", lambda *given: contextlib.nullcontext(Server("http://127.0.0.1:9", "m")))
+    monkeypatch.setattr(runner.bench, "describe", lambda server: {"facts": {}})
+    monkeypatch.setattr(runner, "_execute", lambda folder, name, *given: ran.append(name))
+    monkeypatch.setattr(RunDir, "make_latest", lambda self: None)
+    todo = runner.plan("smoke", "http://127.0.0.1:9", ["06", "09", "02"], {})
+    with contextlib.ExitStack() as started:
+        runner._measure(todo, RunDir(run_name), started)
+    assert ran == ["06_tuning", "09_report", "02_single_request"]
+    assert asked == [("", False), ("06_tuning", True)]

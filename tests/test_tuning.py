@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import NOTEBOOKS, OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, plots_tuning, rundir, tables_tuning, tuning, tuning_run, vllm_flags
+from lib import NOTEBOOKS, OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.keeper import Keeper
@@ -264,6 +265,41 @@ def test_a_users_server_makes_room_and_the_run_starts_it_again(run_name, tmp_pat
     ended = Server("http://127.0.0.1:9", "a model", process=process)
     assert Keeper(ended, desk.run, lambda: again).server("06_tuning", made_room=True) is again
     assert "events" not in desk.run.info(), "it is no mishap"
+
+
+def test_a_time_that_does_not_last_ends_the_plan_and_what_was_measured_stands(run_name, monkeypatch):
+    """The servers are metronomes, the third of which does not come up before the time is over."""
+    todo = [Configuration(BASELINE, letter="A"), Configuration("b", letter="B"), Configuration("late", letter="C"), Configuration("d", letter="D")]
+    work = tuning_run.Tuning(bench_of(run_name), todo, tuning_run.Load(streams=2, seconds=0.5, questions=0), "metronome")
+
+    def start(configuration):
+        if configuration.name == "late":
+            monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic()))
+            raise UserError("vLLM gave no answer within 9 s")
+        return Beating(5.0)
+
+    asyncio.run(tuning_run.carry_out(work, apart=3, start=start))
+    found = work.summary()
+    assert list(found["state"]) == ["measured", "measured", "not started", "not started"]
+    assert "time did not last" in found.loc["late", "cause"] and found.loc["late", "cause"] == found.loc["d", "cause"], "it is not to blame"
+    assert "after 2 starts, " in work.ended and "3 more (late, d, baseline)" in work.ended
+    tuning_run.publish(work, found)
+    assert "tuning.B.throughput_tps.value" in work.desk.run.figures()
+
+
+def test_a_start_is_not_begun_where_the_time_left_is_shorter_than_starts_took(run_name, monkeypatch):
+    todo = [Configuration(BASELINE, letter="A"), Configuration("b", letter="B")]
+    work = tuning_run.Tuning(bench_of(run_name), todo, tuning_run.Load(streams=2, seconds=0.5, questions=0), "metronome")
+    started = []
+
+    def start(configuration):
+        started.append(configuration.name)
+        monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + 30.0))
+        return Beating(5.0)
+
+    monkeypatch.setattr(tuning_run.statistics, "median", lambda took: 60.0)
+    asyncio.run(tuning_run.carry_out(work, start=start))
+    assert started == [BASELINE] and "after 1 start, " in work.ended
 
 
 # -- real servers ------------------------------------------------------------------------------------

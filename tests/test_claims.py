@@ -16,6 +16,7 @@ from lib.rundir import RunDir
 from lib.stats import Estimate
 
 KINDS = {"holds", "fails", "part", "untestable"}
+CLAIMS = 26  # that the article makes
 ON_T4 = {"model": "Qwen/Qwen3-VL-2B-Instruct", "facts": {"GPU": "Tesla T4, 15 GiB (1 GiB free)", "server": "vLLM 0.32.0, started here"}}
 ON_H200 = {"model": "shape:Qwen3-VL-2B-Instruct", "facts": {"GPU": "NVIDIA H200, 140 GiB (9 GiB free)"}}
 EMBEDDED = {"model": "tiny-qwen3-vl", "facts": {"GPU": "none", "processor": "AMD EPYC, 2 cores usable"}}
@@ -49,7 +50,7 @@ UNDER_500 = {"figure": "single.ttft.mean", "comparator": "at most", "value": 500
 # -- the article -------------------------------------------------------------------------------------
 def test_the_article_has_all_its_claims_in_both_languages():
     found = claims.load().claims
-    assert len(found) == 24 and all(c.en and c.zh and (c.checks or c.evidence or c.untestable) for c in found)
+    assert len(found) == CLAIMS and all(c.en and c.zh and (c.checks or c.evidence or c.untestable) for c in found)
 
 
 def test_every_claim_has_a_verdict_with_a_reason_on_any_run(run):
@@ -58,7 +59,7 @@ def test_every_claim_has_a_verdict_with_a_reason_on_any_run(run):
         run.update_info(**info)
         for lang in claim_words.LANGUAGES:
             held = claim_rules.hold(claims.load(), run, lang)
-            assert len(held) == 24 and all(h.verdict in KINDS and h.reasons and all(h.reasons) for h in held)
+            assert len(held) == CLAIMS and all(h.verdict in KINDS and h.reasons and all(h.reasons) for h in held)
 
 
 def test_what_stands_written_is_settled_without_measuring(run):
@@ -81,7 +82,7 @@ def test_a_full_run_settles_at_least_ten_of_the_articles_claims(finished_run):
     folder, _ = finished_run
     held = claim_rules.hold(claims.load(), folder)
     settled = [h.claim.id for h in held if h.verdict != "untestable"]
-    assert len(held) == 24 and len(settled) >= 10, settled
+    assert len(held) == CLAIMS and len(settled) >= 10, settled
     named = {i for h in held for c in h.claim.checks for i in (c.figure, c.over) if i and not c.first_of}
     assert named - set(folder.figures()) <= {"pictures_article.gpu_memory"}, "a figure that no notebook enters settles nothing, on no machine"
     text = report.as_text(folder.path / "report.html")

@@ -156,3 +156,8 @@ def test_the_report_needs_no_server_so_none_is_started_for_it(run_name, monkeypa
         runner._measure(todo, RunDir(run_name), started)
     assert ran == ["06_tuning", "09_report", "02_single_request"]
     assert asked == [("", False), ("06_tuning", True)]
+
+
+def test_flags_that_cannot_be_read_are_told_in_one_line_and_leave_no_folder():
+    with pytest.raises(UserError, match="quotes"):
+        runner.plan("tiny", "embedded", ["02"], {}, flags="--max-model-len '8192")

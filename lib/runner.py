@@ -348,7 +348,7 @@ def write_page(notebook: Path, page: Path) -> None:
 def _command(todo: Plan) -> str:
     """The command that makes this run again."""
     words = ["workbook", "run", "--profile", todo.profile, "--server", todo.server]
-    words += ["--flags", shlex.join(launch.without_key(launch.words(todo.flags)))] if todo.flags else []
+    words += ["--flags", shlex.join(launch.without_key(shlex.split(todo.flags)))] if todo.flags else []
     words += ["--load", todo.load] if todo.load else []
     own = load_profile(todo.profile)
     words += [w for k, v in todo.parameters.items() if own.get(k) != v for w in ("-p", k, str(v))]

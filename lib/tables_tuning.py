@@ -61,7 +61,7 @@ def section(told: dict | None) -> dict | None:
         return None
     found = pd.DataFrame([{k: math.nan if v is None else v for k, v in row.items()} for row in told["summary"]]).set_index("name")
     shown = [t for t in (against(found), answers(found), not_measured(found)) if len(t)]
-    return {"words": tuning.recommend(found)[1].replace("**", ""), "command": told.get("command", ""),
+    return {"words": f"{tuning.recommend(found)[1]} {told.get('ended', '')}".replace("**", "").strip(), "command": told.get("command", ""),
             "tables": [{"columns": list(t.columns), "rows": t.astype(str).values.tolist()} for t in shown]}
 
 

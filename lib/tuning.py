@@ -184,9 +184,11 @@ def summary(configurations: list[Configuration], starts: pd.DataFrame, dropped: 
     for c in configurations:
         own = starts[starts["name"] == c.name]
         good, errors = own[own["error"].isna()], own["error"].dropna()
-        row = {"name": c.name, "letter": c.letter, "starts": len(own), "cause": c.left_out or "; ".join(dict.fromkeys(errors)) or ("" if len(own) else dropped.get(c.name, "")),
+        why = dropped.get(c.name, "")
+        row = {"name": c.name, "letter": c.letter, "starts": len(own),
+               "cause": c.left_out or "; ".join(dict.fromkeys(errors)) or ("" if len(own) else why),
                "state": "left out" if c.left_out else "measured" if len(good) else "cannot start" if len(own) else "not started",
-               "dropped": dropped.get(c.name, "") if len(good) else "",
+               "dropped": why if len(good) else "",
                "met": int(good["met"].sum()), "due": int(good["due"].sum())}
         row["share"] = row["met"] / row["due"] if row["due"] else math.nan
         row |= {f"answers.{k}": v for k, v in answers.get(c.name, {}).items()}

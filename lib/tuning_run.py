@@ -109,13 +109,14 @@ def _no_time(took: list[float]) -> bool:
 
 
 def _end_early(todo: Tuning, left: list[str]) -> None:
-    why = f"the notebook's time did not last for it ({time.strftime('%H:%M:%S')})"
+    """What is left of a round, and of those after it, is not started."""
+    at, longer = time.strftime("%H:%M:%S"), f"{time_limit.WIDER} in the environment gives it longer"
     if not todo.rows:
-        raise UserError(f"the baseline was not measured, so there is nothing to compare with: {why}; {time_limit.WIDER} in the "
-                        "environment gives it longer")
-    todo.ended = (f"**Ended early** after {len(todo.rows)} start{'s' * (len(todo.rows) > 1)}, at {time.strftime('%H:%M:%S')}: the notebook's time did not last for "
-                  f"{len(left)} more ({', '.join(left)}). {time_limit.WIDER} in the environment gives it longer.")
-    todo.dropped |= {name: why for name in left if name not in {row["name"] for row in todo.rows}}
+        raise UserError(f"the baseline was not measured, so there is nothing to compare with: the notebook's time was over at {at}; {longer}")
+    starts = len(todo.rows)
+    todo.ended = (f"**Ended early** after {starts} start{'s' * (starts > 1)}, at {at}: the notebook's time did not last for "
+                  f"{len(left)} more ({', '.join(left)}). {longer}.")
+    todo.dropped |= {name: f"the notebook's time did not last for it ({at})" for name in set(left) - set(todo.starts["name"])}
 
 
 async def _one(todo: Tuning, configuration: Configuration, start) -> bool:
@@ -161,7 +162,7 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
                             headline=what != "value" and name == chosen and key == "throughput_tps")
     rundir.write_json(run.path / "tuning.json", {
         "spec": todo.spec, "load": dataclasses.asdict(todo.load), "configurations": [dataclasses.asdict(c) for c in todo.configurations],
-        "dropped": todo.dropped, "summary": _plain(found.reset_index()), "starts": _plain(starts),
+        "dropped": todo.dropped, "ended": todo.ended, "summary": _plain(found.reset_index()), "starts": _plain(starts),
         "recommended": chosen, "command": command(todo, chosen)})
 
 

@@ -96,6 +96,7 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     (["-p", "concurrency", "[1000000000]"], "file descriptor"),
     (["-p", "tpot_target_ms", "0"], "cannot be met"),
     (["-p", "level_seconds", "0"], "greater than 0"),
+    (["--flags", "--max-model-len '8192"], "mend the quotes"),
     (["--server", "http://127.0.0.1:9"], "nothing answers"),
     (["--server", "/no/such/model"], "the model was not found"),
     (["--name", "../escape", "--server", "http://127.0.0.1:9"], "not usable"),
@@ -156,8 +157,3 @@ def test_the_report_needs_no_server_so_none_is_started_for_it(run_name, monkeypa
         runner._measure(todo, RunDir(run_name), started)
     assert ran == ["06_tuning", "09_report", "02_single_request"]
     assert asked == [("", False), ("06_tuning", True)]
-
-
-def test_flags_that_cannot_be_read_are_told_in_one_line_and_leave_no_folder():
-    with pytest.raises(UserError, match="quotes"):
-        runner.plan("tiny", "embedded", ["02"], {}, flags="--max-model-len '8192")

@@ -285,19 +285,22 @@ def test_a_time_that_does_not_last_ends_the_plan_and_what_was_measured_stands(ru
     assert "after 2 starts, " in work.ended and "3 more (late, d, baseline)" in work.ended
     tuning_run.publish(work, found)
     assert "tuning.B.throughput_tps.value" in work.desk.run.figures()
+    told = tables_tuning.section(rundir.read_json(work.desk.run.path / "tuning.json", None))
+    assert "Ended early after 2 starts" in told["words"], "the report says so, too"
 
 
 def test_a_start_is_not_begun_where_the_time_left_is_shorter_than_starts_took(run_name, monkeypatch):
+    """After the first start, which took seconds, half a second is left."""
     todo = [Configuration(BASELINE, letter="A"), Configuration("b", letter="B")]
     work = tuning_run.Tuning(bench_of(run_name), todo, tuning_run.Load(streams=2, seconds=0.5, questions=0), "metronome")
     started = []
 
     def start(configuration):
         started.append(configuration.name)
-        monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + 30.0))
-        return Beating(5.0)
+        server = Beating(5.0)
+        stop, server.stop = server.stop, lambda: (stop(), monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + 0.5)))
+        return server
 
-    monkeypatch.setattr(tuning_run.statistics, "median", lambda took: 60.0)
     asyncio.run(tuning_run.carry_out(work, start=start))
     assert started == [BASELINE] and "after 1 start, " in work.ended
 

@@ -5,7 +5,9 @@
 
 All servers are started at once and stay up, so each needs room beside the others (--flags goes to all of them), and
 one is measured while the others idle. At each level the same number of requests, all streams at once, is sent by this client
-and, with --beside, by `vllm bench serve` to the first server, in turn. Records and levels.json go to outputs/NAME, and a table is printed.
+and, with --beside, by `vllm bench serve` to the first server, in turn; with --spread this client sends them a second time with
+the streams spread out in time, as the workbook's series are, so that new prompts meet answers half-way. The configurations take
+turns at each level. Records and levels.json go to outputs/NAME, and a table is printed.
 """
 import argparse
 import asyncio
@@ -33,7 +35,8 @@ from lib.shapes import Closed
 from lib.tables import number
 
 ROUNDS = {1: 10, 8: 8, 64: 6}  # requests a stream, up to so many streams; 4 beyond
-COLUMNS = {"streams": "streams", "configuration": "configuration", "client": "client", "failed": "failed", "tokens_per_s": "tokens/s",
+LOADS = {"at once": 0.0, "spread out": None}  # what Closed takes as the time over which its streams begin, s
+COLUMNS = {"streams": "streams", "load": "load", "configuration": "configuration", "client": "client", "failed": "failed", "tokens_per_s": "tokens/s",
            "steady": "in the steady window", "per_gpu": "per GPU", "times_first": "times the first", "ttft_ms": "TTFT mean, ms",
            "server_ttft_ms": "server's", "tpot_ms": "TPOT mean, ms", "server_tpot_ms": "server's ", "tpot_difference_pct": "TPOT, % off",
            "of_limit_pct": "of the limit, %", "api_cores": "cores: busiest API server", "engine_cores": "engine", "verdict": "verdict"}
@@ -142,10 +145,11 @@ def cores(before: dict, after: dict, took_s: float) -> dict:
     return {"api_cores": used[False], "engine_cores": used[True]}
 
 
-async def level(desk: Bench, name: str, letter: str, streams: int, tokens: int) -> dict:
+async def level(desk: Bench, name: str, letter: str, streams: int, tokens: int, load: str = "at once") -> dict:
     """One level by this client -> a row."""
     before, began = processor_time(desk.server), time.monotonic()
-    series = await desk.measure(f"{letter}.{streams}", Prompts(f"{letter}-{streams}", tokens), Closed(streams, 0.0), count=count(streams))
+    part = f"{letter}.{streams}" + ("" if load == "at once" else ".spread")
+    series = await desk.measure(part, Prompts(part, tokens), Closed(streams, LOADS[load]), count=count(streams))
     busy = cores(before, processor_time(desk.server), time.monotonic() - began)
     good = series.frame[series.frame["error"].isna()]
     took = good["done"].max() - good["sent"].min()
@@ -154,7 +158,7 @@ async def level(desk: Bench, name: str, letter: str, streams: int, tokens: int) 
     tpot = good["tpot_s"].mean() * 1000
     share = efficiency.throughput(served.yardstick(desk), series, name)
     steady = series.summaries()["throughput_tps"]["mean"]
-    return {"configuration": name, "client": "this client", "streams": streams, "requests": len(series.frame), "failed": len(series.frame) - len(good),
+    return {"configuration": name, "client": "this client", "load": load, "streams": streams, "requests": len(series.frame), "failed": len(series.frame) - len(good),
             "tokens_per_s": good["output_tokens"].sum() / took, "steady": steady.value, "steady_low": steady.low, "steady_high": steady.high,
             "ttft_ms": good["ttft_s"].mean() * 1000, "server_ttft_ms": own["TTFT"],
             "tpot_ms": tpot, "server_tpot_ms": own["TPOT"], "tpot_difference_pct": 100 * (tpot / own["TPOT"] - 1),
@@ -167,7 +171,7 @@ async def beside(peer: Peer, run: RunDir, name: str, streams: int, tokens: int) 
         told = await asyncio.to_thread(peer.run, streams, tokens)
     own = {k: watched.happened.histogram(metric) for k, metric in (("ttft", reconcile.TTFT), ("tpot", reconcile.TPOT))}
     own = {k: h.mean * 1000 if h else float("nan") for k, h in own.items()}
-    return {"configuration": name, "client": "vllm bench serve", "streams": streams, "requests": count(streams), "failed": told.get("failed", count(streams) - told["completed"]),
+    return {"configuration": name, "client": "vllm bench serve", "load": "at once", "streams": streams, "requests": count(streams), "failed": told.get("failed", count(streams) - told["completed"]),
             "tokens_per_s": told["output_throughput"], "ttft_ms": told["mean_ttft_ms"], "server_ttft_ms": own["ttft"],
             "tpot_ms": told["mean_tpot_ms"], "server_tpot_ms": own["tpot"], "tpot_difference_pct": 100 * (told["mean_tpot_ms"] / own["tpot"] - 1)}
 
@@ -175,9 +179,9 @@ async def beside(peer: Peer, run: RunDir, name: str, streams: int, tokens: int) 
 def table(rows: list[dict]) -> str:
     """Markdown of all rows, by streams."""
     frame = pd.DataFrame(rows)
-    first = frame[(frame["client"] == "this client") & (frame["configuration"] == frame["configuration"].iloc[0])].set_index("streams")
-    frame["times_first"] = frame["tokens_per_s"] / frame["streams"].map(first["tokens_per_s"])
-    frame = frame.sort_values(["streams"], kind="stable").reindex(columns=list(COLUMNS)).dropna(axis=1, how="all")
+    first = frame[(frame["client"] == "this client") & (frame["configuration"] == frame["configuration"].iloc[0])].set_index(["streams", "load"])
+    frame["times_first"] = [row["tokens_per_s"] / first["tokens_per_s"].get((row["streams"], row["load"]), float("nan")) for _, row in frame.iterrows()]
+    frame = frame.sort_values(["streams", "load"], kind="stable").reindex(columns=list(COLUMNS)).dropna(axis=1, how="all")
     lines = [[COLUMNS[c] for c in frame.columns]]
     lines += [[v if isinstance(v, str) else "–" if pd.isna(v) else f"{v:,.0f}" if c in ("streams", "failed", "tokens_per_s", "steady", "per_gpu")
                else number(v) for c, v in row.items()] for row in frame.to_dict("records")]
@@ -193,6 +197,7 @@ async def main() -> None:
     parser.add_argument("--more-streams", default="", help="levels of all configurations but the first; those of the first unless told")
     parser.add_argument("--tokens", type=int, default=128, help="length of every answer")
     parser.add_argument("--beside", action="store_true", help="also measure the first with vllm bench serve")
+    parser.add_argument("--spread", action="store_true", help="also measure each level with its streams spread out in time")
     parser.add_argument("--calibrate", action="store_true", help="put the client to the metronome first")
     parser.add_argument("--seconds", type=float, default=3600, help="begin no level later than so long after the start")
     parser.add_argument("--profile-dir", type=Path, help="the first server's torch_profiler_dir: at last, profile 1 and 128 streams")
@@ -206,23 +211,28 @@ async def main() -> None:
             calibration.use(await calibration.calibrate([8, 128, 256, 512], 1.0))
         servers = start_all(asked.server, asked.flags, listed, run, stack)
         print(f"{len(servers)} servers started after {time.monotonic() - began:.0f} s", flush=True)
-        for k, (name, server) in enumerate(servers):
-            desk, letter = Bench("levels", server, run), "ABCDEFGH"[k]
-            gpus = int(served.flag(server.flags, "--tensor-parallel-size") or 1) * int(served.flag(server.flags, "--data-parallel-size") or 1)
-            peer = stack.enter_context(closing(Peer(server, tokenizer(asked.server), run.path / "bench"))) if asked.beside and not k else None
+        desks = [Bench("levels", server, run) for _, server in servers]
+        peer = stack.enter_context(closing(Peer(servers[0][1], tokenizer(asked.server), run.path / "bench"))) if asked.beside and servers else None
+        for letter, desk in zip("ABCDEFGH", desks):
             await desk.measure(f"{letter}.warmup", Prompts(f"{letter}-warm", 32), Closed(32), count=64)
-            for turn, streams in enumerate(ladders[min(k, 1)]):
+        for turn, streams in enumerate(sorted({*ladders[0], *ladders[1]})):
+            for k, (name, server) in enumerate(servers):
+                if streams not in ladders[min(k, 1)]:
+                    continue
                 if time.monotonic() - began > asked.seconds:
                     print(f"no time was left for {name} at {streams} streams", flush=True)
                     continue
-                for ours in (True, False)[::-1 if turn % 2 else 1] if peer else (True,):
+                gpus = int(served.flag(server.flags, "--tensor-parallel-size") or 1) * int(served.flag(server.flags, "--data-parallel-size") or 1)
+                ours = [level(desks[k], name, "ABCDEFGH"[k], streams, asked.tokens, load) for load in list(LOADS)[:1 + asked.spread]]
+                theirs = [beside(peer, run, name, streams, asked.tokens)] if peer and not k else []
+                for measured in (theirs + ours if turn % 2 else ours + theirs):
                     try:
-                        row = await (level(desk, name, letter, streams, asked.tokens) if ours else beside(peer, run, name, streams, asked.tokens))
+                        row = await measured
                     except UserError as error:
                         print(error, flush=True)
                         continue
                     rows.append(row | {"gpus": gpus, "per_gpu": row["tokens_per_s"] / gpus})
-                    print(f"{time.monotonic() - began:4.0f} s  {row['client']:<17} {name:<24} {streams:>4}  {row['tokens_per_s']:>8,.0f} tokens/s  "
+                    print(f"{time.monotonic() - began:4.0f} s  {row['client']:<17} {name:<24} {streams:>4} {row['load']:<10} {row['tokens_per_s']:>8,.0f} tokens/s  "
                           f"TTFT {row['ttft_ms']:.1f}  TPOT {row['tpot_ms']:.2f} (server {row['server_tpot_ms']:.2f})", flush=True)
                     write_json(run.path / "levels.json", {"asked": {k: str(v) for k, v in vars(asked).items()}, "rows": rows})
         if asked.profile_dir and servers:

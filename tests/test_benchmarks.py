@@ -104,8 +104,8 @@ def test_a_traced_step_is_told_by_kinds_of_kernels_and_only_steps_that_decode_co
 
 
 def test_levels_stand_beside_the_first_configuration_and_a_peer_without_a_figure_has_a_dash():
-    row = {"streams": 8, "failed": 0, "tokens_per_s": 200.0, "tpot_ms": 2.0, "client": "this client"}
+    row = {"streams": 8, "load": "at once", "failed": 0, "tokens_per_s": 200.0, "tpot_ms": 2.0, "client": "this client"}
     text = levels.table([row | {"configuration": "default"}, row | {"configuration": "other", "tokens_per_s": 300.0, "verdict": "valid"},
                          row | {"configuration": "default", "client": "vllm bench serve"}])
-    assert "| 8 | other | this client | 0 | 300 | 1.5 |" in text and text.rstrip().endswith("| – |")
+    assert "| 8 | at once | other | this client | 0 | 300 | 1.5 |" in text and text.rstrip().endswith("| – |")
     assert [levels.count(n) for n in (1, 8, 64, 512)] == [10, 64, 384, 2048]

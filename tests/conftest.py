@@ -55,19 +55,34 @@ def own_run(name: str):
             latest.symlink_to(before)
 
 
+SHORTER = {
+    "streams": [8, 64], "seconds": 1.0, "questions": 5, "rush_streams": 96, "requests": 30,
+    "context_tokens": 1500, "turns": 3, "talk_rounds": 2, "picture_talks": 1,
+    "concurrency": [1, 2, 4, 8], "most_streams": 8, "level_seconds": 3, "open_fractions": [0.5, 1.1], "searches": 1,
+    "picture_requests": 6, "picture_sizes": ["224x224", "320x320", "512x384", "1024x768"], "size_repeats": 2, "picture_rounds": 2,
+    "picture_streams": [1, 4], "ocr_pictures": 12, "picture_probes": 5,
+    "tuning_model": "embedded", "tuning_seconds": 2.0, "tuning_questions": 8, "ttft_target_ms": 60_000, "tpot_target_ms": 60_000,
+    "consistency_questions": 1, "consistency_texts": 2, "consistency_tokens": 32, "sampled_answers": 6, "opening_samples": 60,
+    "endurance_seconds": 8}
+TUNED = """configurations:
+- {name: half the context, flags: --max-model-len 2048}
+- {name: too small, flags: --enable-chunked-prefill --num-gpu-blocks-override 8}
+"""
+
+
 @pytest.fixture(scope="session")
-def finished_run(server):
-    """The whole workbook with the smoke profile, as `make report` runs it, against the one server; some series are shorter."""
+def finished_run(server, tmp_path_factory):
+    """The whole workbook with the smoke profile, as `make report` runs it, against the one server; its series are shorter, and
+    06 starts the servers that it compares."""
     from lib import runner
 
-    shorter = {"questions": 10, "picture_probes": 10, "size_repeats": 3, "picture_rounds": 3, "talk_rounds": 3, "level_seconds": 4,
-               "endurance_seconds": 20}
-
+    tuned = tmp_path_factory.mktemp("tuned") / "list.yaml"
+    tuned.write_text(TUNED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_API_KEY", server.api_key)
         name = "test-finished-run"
         shutil.rmtree(OUTPUTS / name, ignore_errors=True)
-        folder, well = runner.run(runner.plan("smoke", server.url, [], shorter, name=name))
+        folder, well = runner.run(runner.plan("smoke", server.url, [], SHORTER | {"configurations": [str(tuned)]}, name=name))
         assert (OUTPUTS / "latest").resolve() == folder.path, "outputs/latest is the newest run"
     yield folder, well
     shutil.rmtree(folder.path)

@@ -201,24 +201,24 @@ def test_alone_batched_and_from_the_cache_are_what_they_say(desk):
     assert lines > 2, "the other load's requests are rows, too"
 
 
-def test_a_mixed_up_picture_in_5_percent_of_batched_requests_is_found_and_without_it_there_is_no_alarm(desk):
-    """The planted fault, on real vLLM. 140 questions asked three times in batches find it with a chance of 99.9 %."""
-    items = asking.questions(20, 0, 1, seed=11)
+def test_a_mixed_up_picture_in_5_percent_of_batched_requests_is_found_and_without_it_there_is_no_alarm(desk, monkeypatch):
+    """The planted fault, on real vLLM. 126 questions asked three times in batches find it with a chance of 99.8 %."""
+    monkeypatch.setattr(asking, "SIZE", (224, 224))  # most of an answer's time is its picture's
+    items = asking.questions(18, 0, 1, seed=11)
     assert consistency.power(len(items), 3, 0.05) > 0.995
 
-    async def batches(of):
-        return [await asking.ask(of, f"batch {n}", items, at_once=n) for n in (8, 32)] + [
-            await asking.ask(of, "order", items, at_once=8, order=1)]
+    async def batches(of, *more):
+        return [await asking.ask(of, f"batch {n}", items, at_once=n, **options) for n, options in ((32, {}), (8, {"order": 1}), *more)]
 
     async def ask_all():
         with between(desk.server.url, Fault("wrong_picture", share=0.05)) as proxy:
             faulty = SimpleNamespace(**vars(desk) | {"server": replace(desk.server, url=proxy.url, process=None)})
             alone = await asking.ask(faulty, "alone", items)
             assert not proxy.struck, "alone, no other picture is in flight"
-            return alone, await batches(faulty), await batches(desk), proxy.struck["wrong_picture"]
+            return alone, await batches(faulty, (8, {})), await batches(desk), proxy.struck["wrong_picture"]
 
     alone, faulty, sound, struck = asyncio.run(ask_all())
-    assert 5 <= struck <= 50
+    assert 5 <= struck <= 45
     found, none = (consistency.quality([alone.rows], [a.rows for a in some]) for some in (faulty, sound))
     assert found.verdict == "less often right in batches" and found.tilt.p < consistency.ALARM
     assert none.verdict == "no difference shown"

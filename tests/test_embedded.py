@@ -49,7 +49,7 @@ def test_the_health_check_asks_about_pictures_of_your_own_and_names_what_it_skip
     (mine / "answers.yaml").write_text(f"whole.jpg:\n  - question: What shape is it?\n    answer: {good.facts['shape']}\n")
     done = subprocess.run(
         [sys.executable, "-m", "papermill", NOTEBOOKS / "01_health_check.ipynb", "out.ipynb", "-p", "server", as_user.url,
-         "-p", "run_name", run_name, "-p", "questions", "1", "-p", "pictures", mine, "--no-progress-bar"],
+         "-p", "run_name", run_name, "-p", "questions", "1", "-p", "rush_streams", "8", "-p", "pictures", mine, "--no-progress-bar"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     shown = str(nbformat.read(tmp_path / "out.ipynb", 4))

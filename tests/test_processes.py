@@ -31,6 +31,8 @@ def stand_in(tmp_path):
         file = tmp_path / "vllm" / "entrypoints" / module
         file.parent.mkdir(parents=True)
         file.write_text(STAND_IN)
+        for package in (file.parents[2], file.parents[1], file.parent):
+            (package / "__init__.py").touch()  # without it, Python goes on looking and finds the vLLM that is installed
     return tmp_path
 
 
@@ -74,6 +76,7 @@ def test_nothing_is_left_behind(moment, sent, real, run_name, stand_in):
         await_(lambda: moment(runner, run_name), moment.__name__)
         family = runner.children(recursive=True)
         assert len(family) >= 3, "the guard, vLLM's first process and its engine at least"
+        assert real or any(p.cmdline() == ["VLLM::EngineCore", "600"] for p in living(family)), "it is the stand-in that runs"
         runner.send_signal(sent)
         output = runner.communicate(timeout=LIMIT_S)[0].decode()
         await_(lambda: not living(family), f"{sent.name} ends {family}")

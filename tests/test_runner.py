@@ -28,19 +28,19 @@ def test_every_notebook_ran_and_left_its_page(finished_run):
 
 def test_every_figure_is_there_sane_and_leads_back_to_its_records(finished_run):
     folder, _ = finished_run
-    figures = folder.figures()
+    figures, requests = folder.figures(), folder.info()["parameters"]["requests"]
     for metric in metrics.METRICS:
         for statistic in STATISTICS:
             figure = figures[f"single.{metric.removesuffix('_s')}.{statistic}"]
             assert (folder.path / figure["records"]).exists() and figure["notebook"] == "02_single_request"
-            if statistic not in ("p95", "p99"):  # which 100 requests need not carry
+            if statistic not in ("p95", "p99"):  # which so few requests need not carry
                 assert 0 < figure["value"] < math.inf and figure["unit"]
-                assert figure["n"] == 100 or metric not in metrics.PER_REQUEST
+                assert figure["n"] == requests or metric not in metrics.PER_REQUEST
     rows = metrics.measured(metrics.per_request(records.read(folder.requests_file("single"))))
     assert figures["single.ttft.median"]["value"] == pytest.approx(rows["ttft_s"].median() * 1000)
     low, high = figures["single.decode_tps.mean"]["interval"]
     assert low <= figures["single.decode_tps.mean"]["value"] <= high
-    assert rows["output_tokens"].eq(100).all() and len(rows) == 100
+    assert rows["output_tokens"].eq(100).all() and len(rows) == requests
 
 
 def test_the_report_holds_figures_and_plots_and_loads_nothing(finished_run):
@@ -67,7 +67,7 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     broken.cells = broken.cells[:2] + [nbformat.v4.new_code_cell("raise ValueError('planted fault')")]
     nbformat.write(broken, tmp_path / "00_setup.ipynb")
     monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(runner, "load_profile", lambda profile: {})
+    monkeypatch.setattr(runner, "load_profile", lambda profile: {"questions": 1, "rush_streams": 8})  # of the sound one
     monkeypatch.setattr(sys, "argv", ["workbook", "run", "--name", run_name])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -4,11 +4,11 @@ import contextlib
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import httpx2
 import nbformat
 import numpy as np
 import pandas as pd
@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import NOTEBOOKS, OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, vllm_flags
+from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.keeper import Keeper
-from lib.server import Server
+from lib.server import Server, get
 from lib.tuning import BASELINE, METRICS, SPEED
 
 RECORDED = Path(__file__).parent / "data" / "tuning_starts.jsonl"  # starts of one command, the embedded model, two cores
@@ -319,31 +319,39 @@ def test_a_server_that_dies_under_load_is_a_row_with_its_cause_and_what_was_meas
     assert "dies" in str(tables_tuning.section(rundir.read_json(work.desk.run.path / "tuning.json", None))["tables"]), "the report has it, too"
 
 
-def test_the_notebook_starts_measures_and_compares_real_servers(tmp_path, run_name):
-    mine = tmp_path / "list.yaml"
-    mine.write_text("configurations:\n- {name: half the context, flags: --max-model-len 2048}\n"
-                    "- {name: too small, flags: --enable-chunked-prefill --num-gpu-blocks-override 8}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "papermill", NOTEBOOKS / "06_tuning.ipynb", "out.ipynb", "-p", "server", "embedded", "-p", "run_name", run_name,
-         "-p", "configurations", f'["{mine}"]', "-p", "tuning_rounds", "1", "-p", "tuning_apart", "2", "-p", "tuning_seconds", "2.0",
-         "-p", "tuning_questions", "8", "-p", "ttft_target_ms", "60000", "-p", "tpot_target_ms", "60000", "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads((OUTPUTS / run_name / "tuning.json").read_text())
+def test_the_notebook_starts_measures_and_compares_real_servers(finished_run):
+    """In the whole run, whose list of configurations is a file (tests/conftest.py)."""
+    run, _ = finished_run
+    told = json.loads((run.path / "tuning.json").read_text())
     states = {row["name"]: (row["state"], row["cause"]) for row in told["summary"]}
     assert states[BASELINE] == states["half the context"] == ("measured", "")
     assert states["too small"][0] == "cannot start" and "KV cache" in states["too small"][1]
-    measured = {h.claim.id: h.reasons for h in claim_rules.hold(claims.load(), rundir.RunDir(run_name)) if h.verdict == "fails"}
+    measured = {h.claim.id: h.reasons for h in claim_rules.hold(claims.load(), run) if h.verdict == "fails"}
     assert "half the context: KV cache" in measured["max-len-kv"][0] and "too small did not start" in measured["chunked"][0], "by measuring"
     shown = tables_tuning.section(told)
     assert shown["words"] and "api_server" in shown["command"] and "too small" in str(shown["tables"]), "the report shows what came out"
     starts = [row for row in told["starts"] if row["error"] is None]
     assert len(starts) == 3 and all(row[m] > 0 for row in starts for m in METRICS), "every metric of a server that is started here is known"
     assert told["recommended"] in (BASELINE, "half the context"), "the latter in one of 100 runs"
-    page = nbformat.read(tmp_path / "out.ipynb", 4)
+    page = nbformat.read(run.path / "notebooks" / "06_tuning.ipynb", 4)
     text = "".join(o.get("text", "") for c in page.cells if c.cell_type == "code" for o in c.outputs)
     assert "python -m vllm.entrypoints.openai.api_server --model data/models/tiny-qwen3-vl" in text and "workbook serve embedded" in text
-    left = [p.info["pid"] for p in psutil.process_iter(["pid", "cmdline"]) if f"outputs/{run_name}" in " ".join(p.info["cmdline"] or [])]
-    assert not left
+    started = [json.loads(path.read_text()) for path in run.path.glob("tuning/*/server.json")]
+    assert len(started) == 3 and not [known for known in started if guarded(known["pid"]) or answers(known["url"])], "none is left"
+
+
+def guarded(pid: int) -> bool:
+    try:
+        return "lib.guard" in psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
+def answers(url: str) -> bool:
+    try:
+        return get(url, "/health", None, 2).status_code > 0
+    except httpx2.TransportError:
+        return False
 
 
 def test_a_server_of_somebody_else_is_measured_and_left_as_it_is(server, run_name):

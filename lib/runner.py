@@ -83,8 +83,9 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
     """Check everything that can be known beforehand. Raises UserError for an unknown profile, notebook or
     parameter and for a value of the wrong type, naming the nearest that exists. recorded: the parameters of an earlier run,
     in place of the profile's."""
+    server = launch.addressed(server)
     if launch.is_url(server):
-        plain(server)
+        plain(launch.named(server))
     launch.words(flags)  # it tells what cannot be read
     chosen = [find_notebook(n) for n in notebooks] or all_notebooks()
     content = load_profile(profile)

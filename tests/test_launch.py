@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from lib import launch, server as servers, troubles
+from lib import launch, runner, server as servers, troubles
 from lib.errors import UserError
 from replies import answering
 
@@ -34,6 +34,20 @@ def test_a_folder_that_holds_no_model_is_told_before_the_start(path):
     with pytest.raises(UserError) as error:
         launch.open_server(path)
     assert one_line(error).startswith("the model was not found")
+
+
+@pytest.mark.parametrize("spec", ["127.0.0.1:9", "localhost:9", "localhost:9/v1"])
+def test_an_address_without_http_is_an_address_and_never_a_model_to_start(spec, capsys):
+    with pytest.raises(UserError) as error:
+        launch.open_server(spec)
+    assert one_line(error).startswith("nothing answers at http://") and launch.is_url(spec)
+    assert capsys.readouterr().err == f"{spec} is taken as the address of a server, http://{spec}\n"
+    assert runner.plan("smoke", spec, ["00"], {}).server == f"http://{spec}"
+
+
+@pytest.mark.parametrize("spec", ["embedded", "auto", "Qwen/Qwen3-VL-2B-Instruct", "shape:Qwen3-VL-2B-Instruct", "./models/a:1", "opt-125m"])
+def test_a_model_is_no_address(spec):
+    assert launch.addressed(spec) == spec and not launch.is_url(spec)
 
 
 def test_a_taken_port_is_told_before_the_start(tmp_path):

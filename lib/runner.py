@@ -23,7 +23,7 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, reading, repeat, report, resume, schedule,
-                 time_limit, tuning_run)
+                 time_limit, tuning_run, vllm_flags)
 from lib.errors import UserError
 from lib.hiding import hide, hide_in
 from lib.keeper import Keeper
@@ -86,7 +86,7 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
     server = launch.addressed(server)
     if launch.is_url(server):
         plain(launch.named(server))
-    launch.words(flags)  # it tells what cannot be read
+    started_with = launch.words(flags)  # it tells what cannot be read
     chosen = [find_notebook(n) for n in notebooks] or all_notebooks()
     content = load_profile(profile)
     takes = content.pop("takes", {})
@@ -104,8 +104,10 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
                             f"{', '.join(n for n in declared if key in declared[n])} does")
         merged[key] = _typed(key, value, known[key])
     preflight.check(**merged)
+    if started_with and not launch.is_url(server):  # vLLM is asked once for all its flags: no longer than a start that fails
+        configurations.check_flags(started_with, vllm_flags.known())
     if TUNING in chosen and not launch.is_url(server):  # hours may pass before that notebook could tell
-        tuning_run.checked(merged.get("configurations", known["configurations"]), merged.get("tuning_model") or server, launch.words(flags))
+        tuning_run.checked(merged.get("configurations", known["configurations"]), merged.get("tuning_model") or server, started_with)
     if load:
         cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")

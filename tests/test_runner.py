@@ -100,6 +100,8 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     (["-p", "temperature", "-1"], "temperature -1.0: give a number of at least 0"),
     (["-p", "pictures", "/no/such/folder"], "no such folder"),
     (["--flags", "--max-model-len '8192"], "mend the quotes"),
+    (["02", "--flags", "--max-model-length 4096"], "--flags: --max-model-length is no flag of this vLLM version; did you mean --max-model-len?"),
+    (["02", "--flags", "--dtype float7"], "choose one of auto"),
     (["--server", "http://127.0.0.1:9"], "nothing answers"),
     (["--server", "/no/such/model"], "the model was not found"),
     (["--name", "../escape", "--server", "http://127.0.0.1:9"], "not usable"),

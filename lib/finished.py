@@ -2,11 +2,12 @@
 import contextlib
 import math
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 
-from lib import OUTPUTS, metrics, records, rundir, stats, tables
+from lib import OUTPUTS, ROOT, metrics, records, rundir, stats, tables
 from lib.errors import UserError
 from lib.foreign import clean
 from lib.imported import Measured, Run, read
@@ -72,7 +73,10 @@ def _series(path: Path, name: str, known: dict, figures: dict) -> Measured:
         raise UserError(f"run {path.name}: {name[:60]!r} is no name of a series: changed by hand")
     file = path / "requests" / f"{name}.jsonl"
     if not file.exists():
-        raise UserError(f"run {path.name} is half there: series {name} has no requests/{file.name}")
+        packed = path / "requests.tar.xz"  # as published runs have them
+        shown = shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
+        remedy = f"`tar xJf {shown}/{packed.name} -C {shown}` unpacks them" if packed.exists() else "fetch the whole folder, or make the run again"
+        raise UserError(f"run {path.name} is half there: series {name} has no requests/{file.name}; {remedy}")
     if not isinstance(known, dict) or {"shape", "window_s", "counts"} - set(known):
         raise UserError(f"run {path.name} was written by another version of the workbook: series {name} has no "
                         "shape, window_s or counts in series.json; make the run again with this one")

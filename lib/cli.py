@@ -117,6 +117,9 @@ def claims(
     run = rundir.find(name)
     with finished.reading(run.name, "the claims cannot be held against it"):
         print(claim_words.as_text(claim_rules.of_file(run, file, lang), lang))
+        if (run.path / "claims.yaml").exists():
+            print(f"The report and drafts of this run show these claims in place of the article's; `workbook claims {run.name} --file article` "
+                  "brings those back.")
         print(report.shown(report.build(run)))
 
 
@@ -208,7 +211,8 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for a word that it does not know
             raise
-        print(hide(f"error: {error.format_message() or 'a command is missing'}: `workbook --help` lists what there is"), file=sys.stderr)
+        command = f"workbook {error.ctx.info_name}" if getattr(error, "ctx", None) and error.ctx.parent else "workbook"
+        print(hide(f"error: {error.format_message() or 'a command is missing'}: `{command} --help` lists what there is"), file=sys.stderr)
         sys.exit(2)
 
 

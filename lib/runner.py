@@ -169,7 +169,8 @@ def _typed(key: str, value, default):
     if wanted is str and not isinstance(value, (list, dict)):
         return "" if value is None else str(value)
     if type(value) is not wanted:
-        raise UserError(f"parameter {key!r} takes {wanted.__name__} (like {default!r}), not {value!r}")
+        alone = f": write '{json.dumps([value], ensure_ascii=False)}' for that one" if wanted is list and type(value) in (str, int, float) else ""
+        raise UserError(f"parameter {key!r} takes {wanted.__name__} (like {default!r}), not {value!r}{alone}")
     return value
 
 

@@ -81,6 +81,13 @@ def test_a_missing_key_is_told(server, monkeypatch):
     assert "WORKBOOK_API_KEY" in one_line(error)
 
 
+def test_a_wrong_key_is_not_called_a_missing_one(server, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_API_KEY", "another")
+    with pytest.raises(UserError) as error:
+        servers.connect(server.url)
+    assert "takes another key than that of WORKBOOK_API_KEY (401)" in one_line(error)
+
+
 # -- addresses that are none -------------------------------------------------------------------------
 @pytest.mark.parametrize("url, words", [
     ("http://127.0.0.1:9", "nothing answers"),

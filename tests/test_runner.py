@@ -91,6 +91,7 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     (["-p", "temperature", "[1]"], "'temperature' takes float"),
     (["-p", "requests", "{"], "not readable"),
     (["-p", "run_name", "x"], "--name"),
+    (["06", "-p", "configurations", "my.yaml"], """write '["my.yaml"]' for that one"""),
     (["00", "-p", "requests", "10"], "none of the chosen notebooks declares 'requests'"),
     (["-p", "concurrency", "[4, 0]"], "at least 1 request"),
     (["-p", "concurrency", "[1000000000]"], "file descriptor"),

@@ -57,6 +57,7 @@ def run(
     if like:
         _compared([like, str(folder.path)])
     if not well:
+        print(f"this run is unfinished: {runner.goes_on(folder.name)}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -153,9 +154,14 @@ def publish(
     format: Annotated[str, typer.Option(help="md (with its plots), html (one file), or ipynb (the notebooks without code)")] = "md",
 ) -> None:
     """Write a run's blog draft, every number of which is one of its figures; needs no server."""
-    from lib import publish as publishing, report
+    from lib import finished, publish as publishing, report, rundir
 
-    print(report.shown(publishing.publish(name, lang, format)))
+    page, run = publishing.publish(name, lang, format), rundir.find(name)
+    if left := finished.unfinished(run.info()):
+        whole = finished.last_whole()
+        print(hide(f"run {run.name} is unfinished ({left}), and its draft says so; " +
+                   (f"the last whole one is {whole}: `workbook publish {whole}`" if whole else "there is no whole one")), file=sys.stderr)
+    print(report.shown(page))
 
 
 @app.command()

@@ -45,6 +45,23 @@ def open_run(word: str) -> Run:
         return _workbook(rundir.find(word).path)
 
 
+def unfinished(info: dict) -> str:
+    """What of a run is not done, in words, from its run.json; "" where all is."""
+    states = info.get("notebooks") or {}
+    return ", ".join(f"{name} {state.get('status')}" for name, state in states.items() if state.get("status") != "done") if states else "run by hand"
+
+
+def last_whole() -> str:
+    """The newest run under outputs/ all of whose notebooks are done; "" where there is none."""
+    found = []
+    for path in OUTPUTS.glob("*/run.json"):
+        with contextlib.suppress(UserError, AttributeError):  # whatever else lies there
+            info = read_json(path, {})
+            if info.get("plan") and not unfinished(info) and not path.parent.is_symlink():
+                found.append((str(info.get("began")), path.parent.name))
+    return max(found)[1] if found else ""
+
+
 def _workbook(path: Path) -> Run:
     """A run folder, checked: whole, of this version, and its figures those of its records."""
     missing = [part for part in PARTS if not (path / part).exists()]

@@ -213,11 +213,30 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
             if not todo.resumed and folder.info():  # begun in the same moment by somebody else
                 raise taken
             _note(todo, folder)
-            return folder, _carry_out(todo, folder)
+            try:
+                return folder, _carry_out(todo, folder)
+            except KeyboardInterrupt:
+                print(f"interrupted: {goes_on(folder.name)}", file=sys.stderr)
+                raise
+            except UserError:
+                if not todo.resumed:
+                    _leave_nothing(folder)
+                raise
     except OSError as error:
         if error.errno in FULL:
             raise UserError(_full(folder)) from None
         raise
+
+
+def goes_on(name: str) -> str:
+    return f"`workbook run --resume {name}` goes on with it"
+
+
+def _leave_nothing(folder: RunDir) -> None:
+    """Remove the folder of a run that was refused before it had a server, and so holds nothing; the log of one that did not start stays."""
+    begun = any(state["status"] != "not run" for state in folder.info()["notebooks"].values())
+    if not begun and not (folder.path / "server.log").exists():
+        shutil.rmtree(folder.path)
 
 
 def _note(todo: Plan, folder: RunDir) -> None:
@@ -280,8 +299,8 @@ def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
 
 def _full(folder: RunDir) -> str:
     free = shutil.disk_usage(folder.path).free / 2**20
-    return (f"the disk is full ({free:,.1f} MiB free where the run is): what was measured is kept; free some, then go on with "
-            f"`workbook run --resume {folder.name}`")
+    return (f"the disk is full ({free:,.1f} MiB free where the run is): what was measured is kept; free some, then "
+            f"{goes_on(folder.name)}")
 
 
 def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: float | None = None) -> None:

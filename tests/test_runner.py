@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from lib import NOTEBOOKS, OUTPUTS, cli, metrics, records, report, runner
+from lib import NOTEBOOKS, OUTPUTS, again, cli, metrics, records, report, runner
 from lib.errors import UserError
 from lib.rundir import RunDir
 from lib.server import Server
@@ -76,7 +76,8 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     assert [states[n]["status"] for n in sorted(states)] == ["failed", "done", "done"]
     text = report.as_text(OUTPUTS / run_name / "report.html")
     assert "planted fault" in text and "failed" in text
-    assert "00_setup failed" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "00_setup failed" in told and f"`workbook run --resume {run_name}` goes on with it" in told
 
 
 # -- bad input ---------------------------------------------------------------------------------------
@@ -115,6 +116,19 @@ def test_bad_input_is_one_line_and_a_status(arguments, words, monkeypatch, capsy
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert end.value.code == 2
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], lines
+    assert not (OUTPUTS / run_name).exists(), "what was refused left an empty run"
+
+
+def test_an_interrupted_run_names_the_command_that_goes_on_with_it(run_name, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.launch, "open_server", interrupted)
+    monkeypatch.setattr(sys, "argv", ["workbook", "run", "02", "--name", run_name])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130 and f"`workbook run --resume {run_name}` goes on with it" in capsys.readouterr().err
+    assert again.resumed(run_name, "auto").notebooks == ["02_single_request"]
 
 
 def test_a_run_never_overwrites_another(finished_run, server):

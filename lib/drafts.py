@@ -114,7 +114,9 @@ def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[st
         return [], said
     lead = Block("text", [Line([_w(source, "of_claims").replace("{source}", clean(about))], quotes=[clean(about)])])
     rest = Block("list", [Line([words], quotes=[words]) for words in left])
-    open_ = [Block("text", [Line([_w(source, "untestable")])]), rest] if left else []
+    outside = any(line.cells[-1] == _w(source, "computed") for line in rows)
+    open_ = [Block("text", [Line([_w(source, "of_computed")])])] if outside else []
+    open_ += [Block("text", [Line([_w(source, "untestable")])]), rest] if left else []
     return _under(source, "claims", [lead, *draft_tables.table(source, ["claim", "claimed", "verdict", "because"], rows), *open_]), said
 
 

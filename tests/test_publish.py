@@ -143,6 +143,15 @@ def test_an_unfinished_run_says_so_at_its_top(run, lang, words):
     assert words in text.split("---\n\n")[1].split("\n\n")[0] and "away" in text and "<b>" not in text
 
 
+@pytest.mark.parametrize("lang, once", [("en", "numbers from outside this run"), ("zh", "依据本次测量以外的公开数值")])
+def test_that_numbers_from_outside_settled_claims_is_said_once(run, lang, once):
+    check = {"published": "Qwen3-VL-2B-Instruct text_config.max_position_embeddings", "comparator": "at most", "value": 32768, "unit": "tokens"}
+    (run.path / "claims.yaml").write_text(yaml.safe_dump({"source": "a page", "model": "any", "hardware": "any", "claims": [
+        {"id": name, "en": f"claim {name}", "zh": f"说法 {name}", "evidence": [dict(check)]} for name in "ab"]}))
+    text = written(run, lang)
+    assert text.count(once) == 1 and {"en": "claim b", "zh": "说法 b"}[lang] in text
+
+
 def test_publishing_an_unfinished_run_says_so_and_names_the_last_whole_one(run, monkeypatch, capsys):
     monkeypatch.setattr(finished, "OUTPUTS", rundir.OUTPUTS)
     change(run, "run.json", ["notebooks", "04_concurrency"], {"status": "interrupted"})

@@ -16,7 +16,7 @@ from lib.hiding import hide
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Evaluates a vLLM server with notebooks and writes a report.")
-SERVER = "embedded, a URL, a model id or folder, shape:MODEL (random weights); auto: what WORKBOOK_SERVER names, else embedded"
+SERVER = "embedded, a URL (or HOST:PORT), a model id or folder, shape:MODEL (random weights); auto: what WORKBOOK_SERVER names, else embedded"
 ServerOption = Annotated[str, typer.Option(help=SERVER)]
 LoadOption = Annotated[str, typer.Option(envvar="WORKBOOK_LOAD", help="a Ray cluster that sends the requests: ray, auto, "
                                          "HOST:PORT or ray://HOST:10001; this machine's processes unless told")]

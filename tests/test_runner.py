@@ -156,6 +156,14 @@ def test_a_mistyped_command_is_one_line(words, monkeypatch, capsys, run_name):
     assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
 
 
+def test_a_mistyped_option_names_the_nearest_and_the_help_of_its_own_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["workbook", "run", "--profle", "quick"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "--profile" in said and "`workbook run --help`" in said
+
+
 def test_a_key_among_the_flags_is_not_written_down():
     from lib import launch
 

@@ -6,6 +6,7 @@ hardware (lib/limits.py) can still refute it; it can never confirm it. A compari
 scaled by the two limits and marked as scaled. What needs no measuring is taken from where it is written: a model's
 configuration, the source of the vLLM that is installed, or the claimant's other numbers.
 """
+import difflib
 import fnmatch
 import importlib.util
 import math
@@ -23,6 +24,7 @@ from lib.errors import UserError
 from lib.rundir import RunDir, read_json, write_text
 from lib.stats import Estimate
 
+NEAR = 0.85  # alike enough to be a mistyped id
 SMALLEST = 0.02  # a ratio this near to 1 neither rises nor falls
 NO_DOUBT = ("valid", "faster", "slower", "higher", "lower", "the same", "no difference shown")
 
@@ -126,7 +128,7 @@ def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> 
         if elsewhere and impossible:
             return replace(found, holds=False, reason=found.limit)
     if elsewhere:
-        found.reason = elsewhere
+        found.reason = f"{elsewhere}; {why}" if _nearest(check, run) else elsewhere
     elif measured is not None and not why:
         found.holds = _judge(check, measured) if all(check.confirmed in run.figures[i]["name"] for i in ids) and (math.isfinite(measured.low) or check.seen) else None
         key = "measured" if found.holds is not None else "undecided" if math.isfinite(measured.low) else "no_interval"
@@ -150,7 +152,8 @@ def _measured(check: Check, claim: Claim, run: _Run, lang: str) -> tuple[Estimat
         figure_id, inverse = check.figure, False
     ids = [figure_id, *([check.over] if check.over else [])]
     if missing := [i for i in ids if i not in run.figures]:
-        return None, "", "", said("no_figure", lang, name=missing[0]), ()
+        nearest = _nearest(check, run)
+        return None, "", "", said("mistyped" if nearest else "no_figure", lang, name=missing[0], nearest=nearest), ()
     figures = [run.figures[i] for i in ids]
     doubt = next((f["verdict"] for f in figures if f["verdict"] not in NO_DOUBT), None)
     estimates = [_estimate(figure) for figure in figures]
@@ -167,6 +170,18 @@ def _measured(check: Check, claim: Claim, run: _Run, lang: str) -> tuple[Estimat
         estimate = Estimate(1 / estimate.value, 1 / estimate.high, 1 / estimate.low, estimate.n)
     why = said("doubtful", lang, name=name, verdict=sentences.reasons(run.source, doubt)) if doubt else ""
     return estimate, unit, name, why, tuple(ids)
+
+
+def _nearest(check: Check, run: _Run) -> str:
+    """The figure that a check must mean whose own is mistyped; "" where it is there, or where a run only lacks it: another level's is no
+    mistyped one."""
+    def bare(figure_id):
+        return re.sub(r"[0-9]+", "#", figure_id)
+
+    missing = next((i for i in (check.figure, check.over) if i and i not in run.figures and not check.first_of), "")
+    if not missing or bare(missing) in map(bare, run.figures):
+        return ""
+    return next(iter(difflib.get_close_matches(missing, run.figures, 1, NEAR)), "")
 
 
 def _estimate(figure: dict) -> Estimate | None:
@@ -283,14 +298,16 @@ def _documented(check: Check, lang: str) -> Found:
 
 
 def of_file(run: RunDir, file: str = "", lang: str = "en") -> list[Held]:
-    """A file's claims against a run; the run keeps the file, and its report shows it from then on. Without one: the run's own, else
-    the article's. Raises UserError for what is wrong in the file, and keeps nothing then."""
+    """A file's claims against a run; the run keeps the file, and its report shows it from then on, until `article` is the file.
+    Without one: the run's own, else the article's. Raises UserError for what is wrong in the file, and keeps nothing then."""
     if lang not in LANGUAGES:
         raise UserError(f"language {lang!r} is unknown: choose one of {', '.join(LANGUAGES)}")
     own = run.path / "claims.yaml"
     claims = load(file or (str(own) if own.exists() else "article"))
     held = hold(claims, run, lang)
-    if file:
+    if file == "article":
+        own.unlink(missing_ok=True)
+    elif file:
         write_text(own, yaml.safe_dump(claims.model_dump(exclude_defaults=True), allow_unicode=True, sort_keys=False))
     return held
 

@@ -29,6 +29,7 @@ SENTENCES = {
     "no_series": ("this run holds no series {name}", "此次运行没有 {name} 系列"),
     "no_flags": ("this run tried no configuration with {flags}", "此次运行未试过 {flags}"),
     "no_figure": ("this run holds no figure {name}", "此次运行没有数值 {name}"),
+    "mistyped": ("this run holds no figure {name}; did you mean {nearest}?", "此次运行没有数值 {name}；是否想写 {nearest}？"),
     "no_value": ("{name} has no value", "{name} 没有数值"),
     "doubtful": ("{name} is doubtful here ({verdict})", "此处的 {name} 存疑（{verdict}）"),
     "measured": ("{name}: {value}, n = {n}", "{name}：{value}，n = {n}"),
@@ -95,7 +96,7 @@ def counted(held: list, lang: str = "en") -> str:
     if lang == "zh":
         return f"共 {len(held)} 条说法：" + "，".join(f"{keys.count(key)} 条{names[1]}" for key, names in VERDICTS.items() if key in keys)
     parts = [f"{keys.count(key)} {names[0] if keys.count(key) == 1 else SEVERAL[key]}" for key, names in VERDICTS.items() if key in keys]
-    return f"Of {len(held)} claims " + ", ".join(parts).replace("1 not testable", "1 is not testable")
+    return f"Of {len(held)} claim{'s' * (len(held) != 1)} " + ", ".join(parts).replace("1 not testable", "1 is not testable")
 
 
 def as_text(held: list, lang: str = "en") -> str:

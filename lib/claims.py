@@ -145,6 +145,10 @@ def load(name: str = "article") -> Claims:
         raise UserError(f"there is no claims file {str(name)!r} (there: {', '.join(known)}; or the path of a YAML file)")
     except reading.Unreadable as error:
         raise UserError(f"claims file {path.name}: {error}")
+    if not isinstance(content, dict) or content.get("claims") == []:
+        what = "is empty" if not content else {dict: "holds no claim", list: "is a list"}.get(type(content), "is no mapping")
+        raise UserError(f"claims file {path.name} {what}: it needs source, model, hardware, and under claims: a list of them; "
+                        "data/claims/README.md shows one")
     try:
         found = Claims.model_validate(content)
     except ValidationError as error:
@@ -180,7 +184,7 @@ def _said(error: dict, content) -> str:
     elif not error["type"].startswith("value_error") and where:
         words = f"{words.replace('Input should be', 'it should be')}, not {error['input']!r}"
     where = [w for w in where if w != "claims"]
-    return f"{', '.join(map(str, where))}: {words}" if where else f"a mapping with source, model, hardware and claims is needed ({words})"
+    return f"{', '.join(map(str, where))}: {words}"
 
 
 def _nearest(word: str, known) -> str:

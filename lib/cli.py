@@ -16,7 +16,7 @@ from lib.hiding import hide
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Evaluates a vLLM server with notebooks and writes a report.")
-SERVER = "embedded, a URL, a model id or folder, shape:MODEL (random weights); auto: what WORKBOOK_SERVER names, else embedded"
+SERVER = "embedded, a URL (or HOST:PORT), a model id or folder, shape:MODEL (random weights); auto: what WORKBOOK_SERVER names, else embedded"
 ServerOption = Annotated[str, typer.Option(help=SERVER)]
 LoadOption = Annotated[str, typer.Option(envvar="WORKBOOK_LOAD", help="a Ray cluster that sends the requests: ray, auto, "
                                          "HOST:PORT or ray://HOST:10001; this machine's processes unless told")]
@@ -57,6 +57,7 @@ def run(
     if like:
         _compared([like, str(folder.path)])
     if not well:
+        print(f"this run is unfinished: {runner.goes_on(folder.name)}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -117,6 +118,9 @@ def claims(
     run = rundir.find(name)
     with finished.reading(run.name, "the claims cannot be held against it"):
         print(claim_words.as_text(claim_rules.of_file(run, file, lang), lang))
+        if (run.path / "claims.yaml").exists():
+            print(f"The report and drafts of this run show these claims in place of the article's; `workbook claims {run.name} --file article` "
+                  "brings those back.")
         print(report.shown(report.build(run)))
 
 
@@ -150,9 +154,14 @@ def publish(
     format: Annotated[str, typer.Option(help="md (with its plots), html (one file), or ipynb (the notebooks without code)")] = "md",
 ) -> None:
     """Write a run's blog draft, every number of which is one of its figures; needs no server."""
-    from lib import publish as publishing, report
+    from lib import finished, publish as publishing, report, rundir
 
-    print(report.shown(publishing.publish(name, lang, format)))
+    page, run = publishing.publish(name, lang, format), rundir.find(name)
+    if left := finished.unfinished(run.info()):
+        whole = finished.last_whole()
+        print(hide(f"run {run.name} is unfinished ({left}), and its draft says so; " +
+                   (f"the last whole one is {whole}: `workbook publish {whole}`" if whole else "there is no whole one")), file=sys.stderr)
+    print(report.shown(page))
 
 
 @app.command()
@@ -208,7 +217,8 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for a word that it does not know
             raise
-        print(hide(f"error: {error.format_message() or 'a command is missing'}: `workbook --help` lists what there is"), file=sys.stderr)
+        command = f"workbook {error.ctx.info_name}" if getattr(error, "ctx", None) and error.ctx.parent else "workbook"
+        print(hide(f"error: {error.format_message() or 'a command is missing'}: `{command} --help` lists what there is"), file=sys.stderr)
         sys.exit(2)
 
 

@@ -52,7 +52,8 @@ def open_all(words: list[str], any_model: bool = False) -> list[Run]:
             raise UserError(f"{b.name} holds the very requests of {a.name}: a copy of a run shows no difference")
         if not pairs:
             why = "; ".join(left[:3]) or f"{a.name} has {', '.join(a.series) or 'no series'}; {b.name} has {', '.join(b.series) or 'no series'}"
-            raise UserError(f"{a.name} and {b.name} have no work in common ({why})")
+            again = f"; `workbook run --like {a.name} --server …` makes the work of {a.name} again elsewhere" if (rundir.OUTPUTS / a.name).is_dir() else ""
+            raise UserError(f"{a.name} and {b.name} have no work in common ({why}){again}")
     return runs
 
 

@@ -98,6 +98,11 @@ def checked(found: List, server_flags: list, flags: dict[str, Flag], devices: in
     return out
 
 
+def check_flags(words: list, flags: dict[str, Flag]) -> None:
+    """The flags of the run's own server: what this vLLM does not know, or not with that value, is told in one line."""
+    _groups(_without_ours(words, flags), flags, "--flags", ours_too=True)
+
+
 def twins(configurations: list[Configuration]) -> dict[str, str]:
     """Name -> the name of an earlier configuration that is started in just the same way: a check of the noise."""
     seen, found = {}, {}
@@ -143,6 +148,8 @@ def _groups(words, flags: dict[str, Flag], whose: str, ours_too: bool = False) -
     out, words = [], list(words)
     while words:
         word = words.pop(0)
+        if word.startswith("-O"):  # as vLLM's own parser takes -O3, -O=3 and -O 3
+            word = "--optimization-level" + (f"={level}" if (level := word[2:].removeprefix("=")) else "")
         name, equals, value = word.partition("=")
         name = name.replace("_", "-") if name.startswith("--") else name
         flag = flags.get(name.partition(".")[0])  # --compilation-config.mode 3 sets a part

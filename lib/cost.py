@@ -16,6 +16,7 @@ from lib.rundir import read_json
 from lib.stats import Estimate
 
 NO_PRICE = "No price given: with -p price_per_hour 6.5 -p currency yuan this says what the tokens and pictures cost."
+LEVEL = r"concurrency\.[0-9]+"  # series of 04: so many users at once, and nothing but the server in their way
 TABLE = "cost"  # the figures' table in the report
 
 
@@ -85,15 +86,18 @@ def break_even(ratio: Estimate, first: Price | None = None, second: Price | None
 
 
 def between(rows: pd.DataFrame, runs: list) -> str:
-    """`break_even` of compared runs, by the throughput of the series with most of it. rows, runs: lib.compare_runs'."""
+    """`break_even` of compared runs, by the throughput of one series that both have: a level of 04 against which nothing speaks, else any
+    such series, else a doubtful one; of these, that in which both got most. rows, runs: lib.compare_runs'."""
     told = []
     for run in runs[1:]:
         of = rows[(rows["run"] == run.name) & (rows["unit"] == "tokens/s") & rows["ratio"].notna()] if len(rows) else rows
         if len(of):
-            row = of.loc[of["a"].idxmax()]
+            sure = of[of["doubt"].eq("") & of["low"].notna()]
+            like = next(part for part in (sure[sure["series"].str.fullmatch(LEVEL)], sure, of) if len(part))
+            row = like.loc[(like["a"] * like["b"]).idxmax()]
             ratio = Estimate(row["ratio"], row["low"], row["high"], int(min(row["n_a"], row["n_b"])))
-            told.append(f"{runs[0].name} (first) and {run.name} (second), by the throughput of {row['series']}: "
-                        f"{break_even(ratio, _of_run(runs[0]), _of_run(run))}.")
+            told.append(f"{runs[0].name} (first) and {run.name} (second), by the throughput of {row['series']} on both"
+                        f"{' (doubtful: ' + row['doubt'] + ')' if row['doubt'] else ''}: {break_even(ratio, _of_run(runs[0]), _of_run(run))}.")
     return "\n\n".join(told) or "Break-even: these runs have no throughput in common."
 
 

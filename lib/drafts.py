@@ -25,7 +25,7 @@ def words() -> dict:
 
 def compose(source: Source, plots: dict, answers: list[dict], settled: list[Block] = ()) -> list[Block]:
     """The whole draft. plots: of plots.json; answers: rows of lib.probes.judged; settled: a claims table, where there is one."""
-    blocks = [Block("title", [sentences.sentence(source, source.words["title"]) or Line([f"vLLM {_w(source, 'facts')}"])]), *_unfinished(source)]
+    blocks = [Block("title", [sentences.sentence(source, source.words["title"]) or Line([f"vLLM {_w(source, 'facts')}"])]), *unfinished(source)]
     blocks += sentences.paragraphs(source, source.words["opening"])
     blocks += _left_out(source, plots)
     blocks += _under(source, "facts", _facts(source))
@@ -114,7 +114,9 @@ def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[st
         return [], said
     lead = Block("text", [Line([_w(source, "of_claims").replace("{source}", clean(about))], quotes=[clean(about)])])
     rest = Block("list", [Line([words], quotes=[words]) for words in left])
-    open_ = [Block("text", [Line([_w(source, "untestable")])]), rest] if left else []
+    outside = any(line.cells[-1] == _w(source, "computed") for line in rows)
+    open_ = [Block("text", [Line([_w(source, "of_computed")])])] if outside else []
+    open_ += [Block("text", [Line([_w(source, "untestable")])]), rest] if left else []
     return _under(source, "claims", [lead, *draft_tables.table(source, ["claim", "claimed", "verdict", "because"], rows), *open_]), said
 
 
@@ -125,7 +127,7 @@ def _facts(source: Source) -> list[Block]:
     return draft_tables.table(source, ["what", "found"], rows)
 
 
-def _unfinished(source: Source) -> list[Block]:
+def unfinished(source: Source) -> list[Block]:
     """What a reader must know first: which notebooks did not end well."""
     states = source.info.get("notebooks")
     if not states:

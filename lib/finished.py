@@ -2,11 +2,12 @@
 import contextlib
 import math
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 
-from lib import OUTPUTS, metrics, records, rundir, stats, tables
+from lib import OUTPUTS, ROOT, metrics, records, rundir, stats, tables
 from lib.errors import UserError
 from lib.foreign import clean
 from lib.imported import Measured, Run, read
@@ -44,6 +45,23 @@ def open_run(word: str) -> Run:
         return _workbook(rundir.find(word).path)
 
 
+def unfinished(info: dict) -> str:
+    """What of a run is not done, in words, from its run.json; "" where all is."""
+    states = info.get("notebooks") or {}
+    return ", ".join(f"{name} {state.get('status')}" for name, state in states.items() if state.get("status") != "done") if states else "run by hand"
+
+
+def last_whole() -> str:
+    """The newest run under outputs/ all of whose notebooks are done; "" where there is none."""
+    found = []
+    for path in OUTPUTS.glob("*/run.json"):
+        with contextlib.suppress(UserError, AttributeError):  # whatever else lies there
+            info = read_json(path, {})
+            if info.get("plan") and not unfinished(info) and not path.parent.is_symlink():
+                found.append((str(info.get("began")), path.parent.name))
+    return max(found)[1] if found else ""
+
+
 def _workbook(path: Path) -> Run:
     """A run folder, checked: whole, of this version, and its figures those of its records."""
     missing = [part for part in PARTS if not (path / part).exists()]
@@ -72,7 +90,10 @@ def _series(path: Path, name: str, known: dict, figures: dict) -> Measured:
         raise UserError(f"run {path.name}: {name[:60]!r} is no name of a series: changed by hand")
     file = path / "requests" / f"{name}.jsonl"
     if not file.exists():
-        raise UserError(f"run {path.name} is half there: series {name} has no requests/{file.name}")
+        packed = path / "requests.tar.xz"  # as published runs have them
+        shown = shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
+        remedy = f"`tar xJf {shown}/{packed.name} -C {shown}` unpacks them" if packed.exists() else "fetch the whole folder, or make the run again"
+        raise UserError(f"run {path.name} is half there: series {name} has no requests/{file.name}; {remedy}")
     if not isinstance(known, dict) or {"shape", "window_s", "counts"} - set(known):
         raise UserError(f"run {path.name} was written by another version of the workbook: series {name} has no "
                         "shape, window_s or counts in series.json; make the run again with this one")

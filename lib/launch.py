@@ -21,7 +21,7 @@ import psutil
 
 from lib import DATA, OUTPUTS, ROOT, hold, machine, model_shape, time_limit, troubles
 from lib.errors import UserError
-from lib.hiding import learn
+from lib.hiding import hide, learn
 from lib.progress import progress
 from lib.rundir import write_json
 from lib.server import Server, connect, get, headers, models
@@ -29,12 +29,22 @@ from lib.vllm_plugin import SWITCH
 
 EMBEDDED = DATA / "models" / "tiny-qwen3-vl"
 SECRET = ("--api-key", "--hf-token")  # flags whose values are
+ADDRESS = re.compile(r"(localhost|\d+(\.\d+){3})(:\d+)?(/.*)?|([\w.-]+|\[[\da-fA-F:]+\]):\d+(/.*)?", re.ASCII)  # no model is named so
 START_LIMIT_S = 900  # a first start on a GPU compiles kernels; a large model loads for minutes
 
 
 def named(spec: str) -> str:
-    """What `auto` means just now; any other spec as it is."""
-    return (os.environ.get("WORKBOOK_SERVER") or "embedded") if spec == "auto" else spec
+    """What `auto` means just now; any other spec as it is, but HOST:PORT with the http:// that it lacks."""
+    spec = (os.environ.get("WORKBOOK_SERVER") or "embedded") if spec == "auto" else spec
+    return f"http://{spec}" if ADDRESS.fullmatch(spec) else spec
+
+
+def addressed(spec: str) -> str:
+    """The same for a spec that a user gave, `auto` left as it is; that http:// was added is said on stderr."""
+    if spec == "auto" or named(spec) == spec:
+        return spec
+    print(hide(f"{spec} is taken as the address of a server, {named(spec)}"), file=sys.stderr)
+    return named(spec)
 
 
 def is_url(spec: str) -> bool:
@@ -47,7 +57,7 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
 
     `folder` takes the log and server.json. Raises UserError, in one line, when it cannot be had.
     """
-    flags, spec = words(flags), named(spec)
+    flags, spec = words(flags), named(addressed(spec))
     if spec.startswith(("http://", "https://")):
         if flags:
             raise UserError(f"{spec} runs already and takes no flags: leave the flags out, or name a model to start")

@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from lib import ROOT, reading
+from lib.errors import UserError
 from lib.images import MAX_SIDE, Picture, Question
 
 NOT_PICTURES = {".md", ".yaml", ".yml", ".txt"}  # notes that belong in such a folder
@@ -43,19 +44,30 @@ class Folder:
         return "\n".join("".join(c if c.isprintable() else "�" for c in line) for line in lines)
 
 
-def load_folder(path: str | Path, max_side: int = MAX_SIDE, max_bytes: int = 20_000_000) -> Folder:
-    """Read every picture of a folder, in name order; a missing folder is an empty one.
+def files(path: str | Path) -> list[Path]:
+    """What a folder holds besides notes, in name order: pictures, it seems. Raises UserError where there is no folder, or nothing in it.
 
     path: where it is; a relative one starts in the workbook's folder, wherever a notebook runs.
+    """
+    folder = ROOT / Path(path).expanduser()
+    if not str(path) or not folder.is_dir():
+        raise UserError(f"pictures {str(path)!r}: there is no such folder; name one that holds pictures, as data/images does")
+    found = sorted(f for f in folder.iterdir() if not (f.is_dir() or f.name.startswith(".") or f.suffix.lower() in NOT_PICTURES))
+    if not found:
+        raise UserError(f"pictures {str(path)!r}: this folder holds no picture; put some into it (data/images/README.md says which), or name "
+                        "another")
+    return found
+
+
+def load_folder(path: str | Path, max_side: int = MAX_SIDE, max_bytes: int = 20_000_000) -> Folder:
+    """Read every picture of a folder, in name order. Raises UserError as `files` does.
+
+    path: as `files` takes it.
     max_side, max_bytes: the largest picture (pixels a side, bytes a file) that the server is sent.
     """
-    path, folder = ROOT / Path(path).expanduser(), Folder()
-    if not path.is_dir():
-        return folder
+    found, path, folder = files(path), ROOT / Path(path).expanduser(), Folder()
     answers = _answers(path / "answers.yaml", folder.skipped)
-    for file in sorted(path.iterdir()):
-        if file.is_dir() or file.name.startswith(".") or file.suffix.lower() in NOT_PICTURES:
-            continue
+    for file in found:
         try:
             picture = _load(file, max_side, max_bytes)
             picture.own_questions = [_question(file.name, entry) for entry in answers.get(file.name) or []]

@@ -1,7 +1,7 @@
 """What is wrong with the parameters of a load, told in one line before anything is sent. Pure but for `ulimit -n`."""
 import math
 
-from lib import configurations, cost, descriptors, reading, roofline
+from lib import allowed, configurations, cost, descriptors, own_pictures, reading, roofline
 from lib.errors import UserError
 
 
@@ -69,23 +69,42 @@ def _gpu(name: str, value: str) -> None:
         roofline.datasheet(value)
 
 
-def _count(name: str, value: int) -> None:
-    if type(value) is not int or value < 1:
-        raise UserError(f"{name} {value!r}: give a whole number of at least 1")
+def _count(name: str, value: int, least: int = 1) -> None:
+    if type(value) is not int or value < least:
+        raise UserError(f"{name} {value!r}: give a whole number of at least {least}")
 
 
-COUNTS = ("turns", "turn_tokens", "talk_rounds", "picture_talks", "picture_requests", "picture_answer", "size_repeats",
-          "picture_rounds", "ocr_pictures", "picture_probes", "tuning_rounds", "tuning_apart")
-CHECKS = {name: _count for name in COUNTS} | {
-    "talks_at_once": _streams, "picture_streams": _levels, "ocr_streams": _streams,
-    "concurrency": _levels, "most_streams": _streams, "endurance_streams": _streams,
-    "level_seconds": _positive, "load_tokens": _positive, "endurance_seconds": _positive, "open_fractions": _fractions,
-    "ttft_target_ms": _target, "tpot_target_ms": _target,
-    "tuning_streams": _streams, "tuning_seconds": _positive, "configurations": lambda name, value: configurations.read(value),
+def _none_or_more(name: str, value: int) -> None:
+    _count(name, value, 0)
+
+
+def _not_negative(name: str, value: float) -> None:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise UserError(f"{name} {value!r}: give a number of at least 0")
+
+
+def _sizes(name: str, value: list) -> None:
+    if not value:
+        raise UserError(f"{name} is empty: give at least one size, like 1024x768")
+    allowed.parse_sizes(value)
+
+
+KINDS = {
+    _count: ("requests", "questions", "turns", "turn_tokens", "talk_rounds", "picture_talks", "picture_requests", "picture_answer",
+             "size_repeats", "picture_rounds", "ocr_pictures", "picture_probes", "tuning_rounds", "tuning_apart", "load_tokens",
+             "consistency_questions", "consistency_texts", "consistency_tokens", "sampled_answers", "opening_samples"),
+    _none_or_more: ("warmup", "seed", "searches", "context_tokens", "picture_most", "tuning_questions"),
+    _not_negative: ("temperature", "single_seconds", "talk_seconds", "picture_seconds", "think_s"),
+    _positive: ("seconds", "level_seconds", "endurance_seconds", "tuning_seconds"),
+    _levels: ("streams", "concurrency", "picture_streams"),
+    _streams: ("most_streams", "talks_at_once", "ocr_streams", "endurance_streams", "tuning_streams", "rush_streams", "beside_streams"),
+    _target: ("ttft_target_ms", "tpot_target_ms"),
 }
-CHECKS |= {"gpu": _gpu, "price_per_hour": lambda name, value: cost.given(value)}
-CHECKS |= {name: _count for name in ("consistency_questions", "consistency_texts", "consistency_tokens", "sampled_answers", "opening_samples")}
-CHECKS |= {"rush_streams": _streams, "beside_streams": _streams, "consistency_batches": _batches}
+CHECKS = {name: check for check, names in KINDS.items() for name in names} | {
+    "max_tokens": lambda name, value: _count(name, value, 2),  # the time per token is that between two
+    "consistency_batches": _batches, "open_fractions": _fractions, "picture_sizes": _sizes, "gpu": _gpu,
+    "pictures": lambda name, value: own_pictures.files(value), "configurations": lambda name, value: configurations.read(value),
+    "price_per_hour": lambda name, value: cost.given(value)}
 
 
 def window(name: str, seconds: float, request_s: float) -> None:

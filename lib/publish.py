@@ -34,7 +34,7 @@ def publish(name: str, lang: str = "en", format: str = "md") -> Path:
     info |= {"tuning": {"recommended": tuned.get("recommended")}} if isinstance(tuned, dict) else {}
     info |= {"plots": "in English"} if lang == "zh" and plots_zh.font() is None else {}
     with finished.reading(run.name, "no draft can be made of it"):
-        files = _notebooks(run, lang) if format == "ipynb" else _draft(run, figures, info, plots, lang, format)
+        files = _notebooks(run, figures, info, lang) if format == "ipynb" else _draft(run, figures, info, plots, lang, format)
     scan(run, files, info)
     folder = run.path / "draft" / lang
     for file, content in files.items():
@@ -104,8 +104,10 @@ def _picture(run: RunDir, file: str, lang: str) -> bytes:
     return plots_zh.translated(svg) if lang == "zh" else svg
 
 
-def _notebooks(run: RunDir, lang: str) -> dict[str, str]:
-    opening = drafts.words()["notebook_opening"][lang]
+def _notebooks(run: RunDir, figures: dict, info: dict, lang: str) -> dict[str, str]:
+    words = drafts.words()
+    stamp = [drafts.escaped(line.cells[0]) for block in drafts.unfinished(Source(lang, figures, info, words)) for line in block.lines]
+    opening = "\n\n".join([words["notebook_opening"][lang], *([drafts.joined(stamp)] if stamp else [])])
     found = sorted((run.path / "notebooks").glob("*.ipynb"))
     if not found:
         raise UserError(f"run {run.name} holds no executed notebooks: they come from `workbook run`")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, reading, repeat, report, resume, schedule,
-                 time_limit, tuning_run)
+                 time_limit, tuning_run, vllm_flags)
 from lib.errors import UserError
 from lib.hiding import hide, hide_in
 from lib.keeper import Keeper
@@ -83,9 +83,10 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
     """Check everything that can be known beforehand. Raises UserError for an unknown profile, notebook or
     parameter and for a value of the wrong type, naming the nearest that exists. recorded: the parameters of an earlier run,
     in place of the profile's."""
+    server = launch.addressed(server)
     if launch.is_url(server):
-        plain(server)
-    launch.words(flags)  # it tells what cannot be read
+        plain(launch.named(server))
+    started_with = launch.words(flags)  # it tells what cannot be read
     chosen = [find_notebook(n) for n in notebooks] or all_notebooks()
     content = load_profile(profile)
     takes = content.pop("takes", {})
@@ -103,8 +104,10 @@ def plan(profile: str, server: str, notebooks: list[str], parameters: dict, flag
                             f"{', '.join(n for n in declared if key in declared[n])} does")
         merged[key] = _typed(key, value, known[key])
     preflight.check(**merged)
+    if started_with and not launch.is_url(server):  # vLLM is asked once for all its flags: no longer than a start that fails
+        configurations.check_flags(started_with, vllm_flags.known())
     if TUNING in chosen and not launch.is_url(server):  # hours may pass before that notebook could tell
-        tuning_run.checked(merged.get("configurations", known["configurations"]), merged.get("tuning_model") or server, launch.words(flags))
+        tuning_run.checked(merged.get("configurations", known["configurations"]), merged.get("tuning_model") or server, started_with)
     if load:
         cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")
@@ -166,7 +169,8 @@ def _typed(key: str, value, default):
     if wanted is str and not isinstance(value, (list, dict)):
         return "" if value is None else str(value)
     if type(value) is not wanted:
-        raise UserError(f"parameter {key!r} takes {wanted.__name__} (like {default!r}), not {value!r}")
+        alone = f": write '{json.dumps([value], ensure_ascii=False)}' for that one" if wanted is list and type(value) in (str, int, float) else ""
+        raise UserError(f"parameter {key!r} takes {wanted.__name__} (like {default!r}), not {value!r}{alone}")
     return value
 
 
@@ -209,11 +213,30 @@ def run(todo: Plan) -> tuple[RunDir, bool]:
             if not todo.resumed and folder.info():  # begun in the same moment by somebody else
                 raise taken
             _note(todo, folder)
-            return folder, _carry_out(todo, folder)
+            try:
+                return folder, _carry_out(todo, folder)
+            except KeyboardInterrupt:
+                print(f"interrupted: {goes_on(folder.name)}", file=sys.stderr)
+                raise
+            except UserError:
+                if not todo.resumed:
+                    _leave_nothing(folder)
+                raise
     except OSError as error:
         if error.errno in FULL:
             raise UserError(_full(folder)) from None
         raise
+
+
+def goes_on(name: str) -> str:
+    return f"`workbook run --resume {name}` goes on with it"
+
+
+def _leave_nothing(folder: RunDir) -> None:
+    """Remove the folder of a run that was refused before it had a server, and so holds nothing; the log of one that did not start stays."""
+    begun = any(state["status"] != "not run" for state in folder.info()["notebooks"].values())
+    if not begun and not (folder.path / "server.log").exists():
+        shutil.rmtree(folder.path)
 
 
 def _note(todo: Plan, folder: RunDir) -> None:
@@ -276,8 +299,8 @@ def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
 
 def _full(folder: RunDir) -> str:
     free = shutil.disk_usage(folder.path).free / 2**20
-    return (f"the disk is full ({free:,.1f} MiB free where the run is): what was measured is kept; free some, then go on with "
-            f"`workbook run --resume {folder.name}`")
+    return (f"the disk is full ({free:,.1f} MiB free where the run is): what was measured is kept; free some, then "
+            f"{goes_on(folder.name)}")
 
 
 def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: float | None = None) -> None:

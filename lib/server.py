@@ -128,7 +128,8 @@ def models(url: str, key: str | None) -> list[dict]:
     except httpx2.TransportError as error:
         raise UserError(f"nothing answers at {url} ({error}): {troubles.remedy('nothing listens there')}")
     if reply.status_code in (401, 403):
-        raise UserError(f"{url} asks for a key ({reply.status_code}): {troubles.remedy('no key, or a wrong one')}")
+        what = "takes another key than that of WORKBOOK_API_KEY" if key else "asks for a key, and WORKBOOK_API_KEY is not set"
+        raise UserError(f"{url} {what} ({reply.status_code}): {troubles.remedy('no key, or a wrong one')}")
     try:
         models = [m for m in reply.json()["data"] if m["id"]]
         assert reply.status_code == 200 and models and all(isinstance(m["id"], str) and len(m["id"]) <= LONGEST_NAME for m in models)

@@ -17,6 +17,7 @@ from scipy import stats as scipy_stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
+LEAST_EFFECTIVE = 3.0  # fewer cannot be told from a series: where it is reached, the truth may lie below
 MIN_SAMPLES = 20  # below this a series is called too small, whatever its spread
 TAIL = (1 - LEVEL) / 2
 NORMAL_95 = float(scipy_stats.norm.ppf(1 - TAIL))  # 1.96
@@ -72,7 +73,7 @@ def effective_n(values, fitted: int = 1) -> float:
     ends = np.flatnonzero(pairs <= 0)
     waves = 2 * float(np.minimum.accumulate(pairs[: ends[0] if len(ends) else None]).sum()) - 1
     waves /= max(1 - fitted * waves / n, 0.5)  # what was fitted took its share of the slowest waves along
-    return max(n / max((1 + lag1) / (1 - lag1), waves), 3.0)
+    return max(n / max((1 + lag1) / (1 - lag1), waves), LEAST_EFFECTIVE)
 
 
 def _bca(x: np.ndarray, seed: int) -> tuple[float, float]:

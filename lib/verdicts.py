@@ -30,7 +30,8 @@ KINDS = {  # for readers, in the order of judging
                       "client was not late: the API server, or the network, was",
     "cache-warm": f"more than {CACHED_SHARE:.0%} of prompt tokens that should have been new came from the server's cache",
     "throttled": "the GPU lowered its clocks",
-    "too few samples": f"fewer than {stats.MIN_SAMPLES} values stand behind the figure",
+    "too few samples": f"fewer than {stats.MIN_SAMPLES} values stand behind the figure, or each is so like the one before that they say no more than "
+                       f"{stats.LEAST_EFFECTIVE:.0f} independent ones",
     "warming up": "the first tenth of the requests took at least 1.2 times as long as the rest",
     "unstable": f"the values drift during the series (rank correlation above {DRIFT_RHO:g}, and more than {DRIFT_SHARE:.0%} "
                 f"between its first and its last third), or nearly all of its last quarter lies beyond its first, {JUMP:g} times as high or low",
@@ -62,7 +63,7 @@ def judge(values, evidence: Evidence, time: bool = True, decode: bool = False) -
     """The verdict on the values of one metric, in the order of sending. `time`: less is better. `decode`: it is about the tokens after
     the first."""
     found = [errors(evidence), client_bound(evidence) or (decode and delivery_bound(evidence)), cache_warm(evidence), throttled(evidence), too_few(values),
-             (time and warming_up(values)) or unstable(values)]
+             (time and warming_up(values)) or unstable(values) or alike(values)]
     return "; ".join(filter(None, found)) or "valid"
 
 
@@ -153,6 +154,14 @@ def unstable(values) -> str | None:
     if abs(change) > DRIFT_SHARE:
         return (f"unstable: from its first third to its last it {'rises' if rho > 0 else 'falls'} by {abs(change):.0%} "
                 f"(rank correlation {rho:.2f})")
+
+
+def alike(values) -> str | None:
+    """Each value is so like the one before that no series of this length can tell how little it says: its interval, wide as it is, may
+    be too narrow. Above that edge the interval, which is that of the effective samples, says all; as it does of values that hardly spread."""
+    x = stats.finite(values)
+    if len(x) >= stats.MIN_SAMPLES and x.std() > DRIFT_SHARE * abs(x.mean()) and stats.effective_n(x) <= stats.LEAST_EFFECTIVE:
+        return f"too few samples: {len(x)}, each so like the one before that they say no more than {stats.LEAST_EFFECTIVE:.0f} independent ones"
 
 
 def of_comparison(evidence: Evidence, n: int, least: int, unit: str) -> str:

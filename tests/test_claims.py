@@ -277,7 +277,8 @@ WHOLE = "{source: a, model: m, hardware: h, claims: [{id: x, en: e, %s}]}"
 
 
 @pytest.mark.parametrize("content, words", [
-    ("{", "not readable as YAML"), ("- a", "a mapping with source"), ("source: a", "it is missing"),
+    ("{", "not readable as YAML"), ("- a", "is a list: it needs source, model"), ("", "is empty: it needs source"), ("a", "is no mapping"),
+    ("source: a", "it is missing"), ("{source: a, model: m, hardware: h, claims: []}", "holds no claim"),
     (WHOLE % "figurs: []", "claim 'x', figurs: the key is unknown"), (WHOLE % "methd: m", "did you mean 'method'"),
     (WHOLE % "checks: [{figure: f, comparator: abot, value: 3, unit: ms}]", "'abot' is none of .* did you mean 'about'"),
     (WHOLE % "checks: [{figure: f, comparator: about, value: 3, unit: msec}]", "unit 'msec' is unknown; did you mean 'ms'"),
@@ -307,9 +308,32 @@ def test_ones_own_file_is_kept_with_the_run_and_shown_in_its_report(run, tmp_pat
     monkeypatch.setattr(sys, "argv", ["workbook", "claims", "some-run", "--file", "vendor_example"])
     with pytest.raises(SystemExit) as end:
         cli.main()
-    assert end.value.code == 0 and "DOES NOT HOLD  3,000 tokens/s for a single user" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and "DOES NOT HOLD  3,000 tokens/s for a single user" in said
+    assert "in place of the article's" in said and "`workbook claims some-run --file article` brings those back" in said
     text = report.as_text(report.build(run))
     assert "eight users get at least seven times the throughput of one" in text and "first token, single request" not in text
+
+
+def test_the_articles_claims_come_back_after_a_file_of_ones_own(run, tmp_path):
+    run.update_info(**EMBEDDED)
+    claim_rules.of_file(run, "vendor_example")
+    assert len(claim_rules.of_file(run)) < CLAIMS == len(claim_rules.of_file(run, "article")) == len(claim_rules.of_file(run))
+
+
+@pytest.mark.parametrize("info", [ON_T4, EMBEDDED])
+def test_a_mistyped_figure_is_named_with_the_nearest_and_one_that_was_not_measured_is_not(run, tmp_path, info):
+    run.update_info(**info)
+    publish(run, "single.ttft.mean", 400, 390, 410)
+    publish(run, "concurrency.16.at_once.total", 400, 390, 410)
+    held = verdict(run, tmp_path, UNDER_500 | {"figure": "single.tfft.mean"})
+    assert held.verdict == "untestable" and "no figure single.tfft.mean; did you mean single.ttft.mean?" in held.reasons[0]
+    assert "did you mean" not in verdict(run, tmp_path, UNDER_500 | {"figure": "concurrency.8.at_once.total"}).reasons[0]
+
+
+def test_one_claim_is_counted_as_one(run, tmp_path):
+    held = claim_rules.hold(write(tmp_path, {"untestable": "why"}), run)
+    assert claim_words.counted(held) == "Of 1 claim 1 is not testable here"
 
 
 def test_a_broken_claims_file_in_a_run_does_not_stop_its_report(run):

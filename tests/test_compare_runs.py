@@ -1,6 +1,7 @@
 """Runs held against each other: a known difference is found, none is invented, and what is not the same work is refused."""
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -189,6 +190,15 @@ def test_a_run_that_is_not_whole_is_refused_in_one_line(damage, words, outputs):
     assert "\n" not in str(told.value) and "run b" in str(told.value)
 
 
+def test_a_run_whose_requests_are_packed_is_told_with_the_command_that_unpacks_them(outputs):
+    make("a"), make("b", seed=2)
+    subprocess.run(["tar", "cJf", "requests.tar.xz", "requests", "--remove-files"], cwd=outputs / "b", check=True)
+    with pytest.raises(UserError) as told:
+        compared("a", "b")
+    subprocess.run(str(told.value).split("`")[1], shell=True, check=True)
+    assert len(compared("a", "b"))
+
+
 def test_what_is_not_comparable_is_refused(outputs):
     make("a"), make("longer", seed=2, tokens=24), make("prompts", seed=2, prompts=(400,)), make("other", seed=2, model="another-model")
     make("elsewhere", seed=2, series="endurance")
@@ -196,7 +206,7 @@ def test_what_is_not_comparable_is_refused(outputs):
     for names, words in (
             (["a"], "at least two"), (["a", "a"], "compared with itself"), (["a", str(outputs / "a")], "compared with itself"),
             (["a", "copy"], "a copy of a run"), (["a", "other"], "--any-model"), (["a", "longer"], "answers of 12 tokens against 24"),
-            (["a", "prompts"], "prompts of 40 tokens against 400"), (["a", "elsewhere"], "a has single; elsewhere has endurance"),
+            (["a", "prompts"], "prompts of 40 tokens against 400"), (["a", "elsewhere"], "a has single; elsewhere has endurance.*run --like a "),
             (["a", "nowhere"], "there is no run 'nowhere'"), (["a", "no/such.json"], "there is no file or run")):
         with pytest.raises(UserError, match=words) as told:
             compared(*names)

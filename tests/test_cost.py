@@ -53,17 +53,22 @@ def test_the_dearer_machine_pays_where_its_rate_is_as_many_times_higher(second, 
     assert "2 [1.9, 2.1] times the hourly price" in cost.break_even(twice) == cost.break_even(twice, Price(5.0, "yuan"), Price(second, "dollars"))
 
 
-def test_two_runs_break_even_by_their_best_throughput_with_the_prices_they_keep(tmp_path):
+def test_two_runs_break_even_by_a_level_of_both_that_nothing_speaks_against_with_the_prices_they_keep(tmp_path):
     runs = [Run(name, "workbook", "m", {}, {}, tmp_path / name) for name in "ab"]
     for run, price in zip(runs, (5.0, 30.0)):
         run.path.mkdir()
         rundir.write_json(run.path / "run.json", {"price": {"per_hour": price, "currency": "yuan"}})
     rows = pd.DataFrame([
-        {"run": "b", "series": series, "unit": unit, "a": a, "ratio": ratio, "low": ratio * 0.9, "high": ratio * 1.1, "n_a": 30, "n_b": 30}
-        for series, unit, a, ratio in (("one", "tokens/s", 40, 9.0), ("many", "tokens/s", 200, 4.0), ("many", "ms", 900, 0.2))])
+        {"run": "b", "series": series, "unit": unit, "a": a, "b": a * ratio, "ratio": ratio, "low": ratio * 0.9, "high": ratio * 1.1, "n_a": 30,
+         "n_b": 30, "doubt": doubt}
+        for series, unit, a, ratio, doubt in (("concurrency.8", "tokens/s", 40, 9.0, ""), ("concurrency.64", "tokens/s", 200, 4.0, ""),
+                                              ("turns_thinking", "tokens/s", 300, 1.0, ""), ("concurrency.128", "tokens/s", 400, 0.1, "b: unstable"),
+                                              ("concurrency.64", "ms", 900, 0.2, ""))])
     said = cost.between(rows, runs)
-    assert "throughput of many" in said and "20 [18, 22] yuan" in said and "the first is cheaper" in said
-    assert "no throughput in common" in cost.between(rows.iloc[2:], runs) and "no throughput in common" in cost.between(pd.DataFrame(), runs)
+    assert "throughput of concurrency.64 on both: " in said and "20 [18, 22] yuan" in said and "the first is cheaper" in said
+    assert "throughput of turns_thinking on both: " in cost.between(rows.iloc[2:], runs)
+    assert "throughput of concurrency.128 on both (doubtful: b: unstable): " in cost.between(rows.iloc[3:], runs)
+    assert "no throughput in common" in cost.between(rows.iloc[4:], runs) and "no throughput in common" in cost.between(pd.DataFrame(), runs)
 
 
 def test_gpus_are_worth_the_ratio_of_their_limits():

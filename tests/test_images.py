@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib import drawing, images, phrases
+from lib import drawing, images, phrases, preflight
+from lib.errors import UserError
 from lib.own_pictures import load_folder
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # for training, which is no part of the package
@@ -251,8 +252,12 @@ def test_a_broken_answers_file_is_said_and_does_not_stop_the_pictures(tmp_path, 
     assert len(folder.pictures) == 1 and len(folder.skipped) == 1
 
 
-def test_a_missing_folder_is_an_empty_one(tmp_path):
-    assert load_folder(tmp_path / "none").pictures == []
+def test_a_folder_of_ones_own_that_is_missing_or_holds_no_picture_is_refused(tmp_path):
+    (tmp_path / "answers.yaml").write_text("{}")
+    for folder, words in ((tmp_path, "holds no picture"), (tmp_path / "none", "no such folder"), ("", "no such folder")):
+        for refuse in (load_folder, lambda folder: preflight.check(pictures=str(folder))):
+            with pytest.raises(UserError, match=words):
+                refuse(folder)
 
 
 def test_answers_are_in_the_language_of_the_question():

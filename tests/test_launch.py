@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lib import launch, server as servers, troubles
+from lib import launch, runner, server as servers, troubles
 from lib.errors import UserError
 from replies import answering
 
@@ -52,6 +52,20 @@ def test_a_folder_that_holds_no_model_is_told_before_the_start(path):
     assert one_line(error).startswith("the model was not found")
 
 
+@pytest.mark.parametrize("spec", ["127.0.0.1:9", "localhost:9", "localhost:9/v1"])
+def test_an_address_without_http_is_an_address_and_never_a_model_to_start(spec, capsys):
+    with pytest.raises(UserError) as error:
+        launch.open_server(spec)
+    assert one_line(error).startswith("nothing answers at http://") and launch.is_url(spec)
+    assert capsys.readouterr().err == f"{spec} is taken as the address of a server, http://{spec}\n"
+    assert runner.plan("smoke", spec, ["00"], {}).server == f"http://{spec}"
+
+
+@pytest.mark.parametrize("spec", ["embedded", "auto", "Qwen/Qwen3-VL-2B-Instruct", "shape:Qwen3-VL-2B-Instruct", "./models/a:1", "opt-125m"])
+def test_a_model_is_no_address(spec):
+    assert launch.addressed(spec) == spec and not launch.is_url(spec)
+
+
 def test_a_taken_port_is_told_before_the_start(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError) as error:
         launch.open_server("embedded", f"--port {taken.getsockname()[1]}", tmp_path)
@@ -81,6 +95,13 @@ def test_a_missing_key_is_told(server, monkeypatch):
     with pytest.raises(UserError) as error:
         servers.connect(server.url)
     assert "WORKBOOK_API_KEY" in one_line(error)
+
+
+def test_a_wrong_key_is_not_called_a_missing_one(server, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_API_KEY", "another")
+    with pytest.raises(UserError) as error:
+        servers.connect(server.url)
+    assert "takes another key than that of WORKBOOK_API_KEY (401)" in one_line(error)
 
 
 # -- addresses that are none -------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import resource
 
 import pytest
 
-from lib import preflight
+from lib import preflight, runner
 from lib.errors import UserError
 
 
@@ -16,11 +16,30 @@ from lib.errors import UserError
     ("open_fractions", [0.5, 0], "greater than 0"), ("open_fractions", [], "empty"),
     ("turns", 0, "at least 1"), ("ocr_pictures", 2.5, "at least 1"), ("talks_at_once", -1, "at least 1"),
     ("picture_streams", [2, 0], "at least 1"), ("ocr_streams", 10**9, "ulimit -n"),
+    ("requests", 0, "at least 1"), ("requests", -5, "at least 1"), ("max_tokens", -3, "at least 2"), ("max_tokens", 1, "at least 2"),
+    ("temperature", -1.0, "at least 0"), ("temperature", float("nan"), "at least 0"), ("warmup", -1, "at least 0"), ("seed", -1, "at least 0"),
+    ("single_seconds", -1.0, "at least 0"), ("questions", 0, "at least 1"), ("streams", [], "empty"), ("seconds", 0.0, "greater than 0"),
+    ("load_tokens", 0, "at least 1"), ("context_tokens", -1, "at least 0"), ("think_s", -0.5, "at least 0"), ("picture_sizes", [], "empty"),
 ])
 def test_what_cannot_be_is_refused_in_one_line(name, value, words):
     with pytest.raises(UserError, match=words) as refusal:
         preflight.check(**{name: value})
     assert "\n" not in str(refusal.value) and name in str(refusal.value)
+
+
+@pytest.mark.parametrize("file", sorted(runner.PROFILES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_number_of_a_notebook_and_of_a_profile_has_a_check_and_passes_it(file):
+    declared = {k: v for notebook in runner.all_notebooks() for k, v in runner.declared_parameters(notebook).items()}
+    unchecked = [k for k, v in declared.items() if type(v) in (int, float, list) and k not in preflight.CHECKS]
+    assert unchecked == []
+    preflight.check(**declared | runner.load_profile(file.stem))
+
+
+def test_a_profile_with_a_wrong_number_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("requests: -5\n")
+    monkeypatch.setattr(runner, "PROFILES", tmp_path)
+    with pytest.raises(UserError, match="requests -5: give a whole number of at least 1"):
+        runner.plan("mine", "embedded", [], {})
 
 
 def test_what_can_be_passes_and_unknown_parameters_do_too():

@@ -85,7 +85,7 @@ def test_nothing_is_left_behind(moment, sent, real, run_name, stand_in):
             process.kill()
     if sent is signal.SIGINT:
         assert runner.returncode != 0
-        assert "Traceback" not in output, output[-3000:]
+        assert "Traceback" not in output and f"workbook run --resume {run_name}" in output, output[-3000:]
     if moment is a_request_is_recorded:
         assert moment(runner, run_name), "what was measured is gone"
         if sent is signal.SIGINT:

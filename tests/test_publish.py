@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from nbformat import v4
 
-from lib import bench, cli, draft_tables, drafts, metrics, plots_zh, provenance, publish, records, report, rundir, sentences, without_code
+from lib import bench, cli, draft_tables, drafts, finished, metrics, plots_zh, provenance, publish, records, report, rundir, sentences, without_code
 from lib.errors import UserError
 from lib.plots import histogram
 from lib.rundir import RunDir
@@ -141,6 +141,36 @@ def test_an_unfinished_run_says_so_at_its_top(run, lang, words):
     change(run, "run.json", ["notebooks", "04_concurrency"], {"status": "failed", "error": "cell 3: UserError: <b>away</b>"})
     text = written(run, lang)
     assert words in text.split("---\n\n")[1].split("\n\n")[0] and "away" in text and "<b>" not in text
+
+
+@pytest.mark.parametrize("lang, once", [("en", "numbers from outside this run"), ("zh", "依据本次测量以外的公开数值")])
+def test_that_numbers_from_outside_settled_claims_is_said_once(run, lang, once):
+    check = {"published": "Qwen3-VL-2B-Instruct text_config.max_position_embeddings", "comparator": "at most", "value": 32768, "unit": "tokens"}
+    (run.path / "claims.yaml").write_text(yaml.safe_dump({"source": "a page", "model": "any", "hardware": "any", "claims": [
+        {"id": name, "en": f"claim {name}", "zh": f"说法 {name}", "evidence": [dict(check)]} for name in "ab"]}))
+    text = written(run, lang)
+    assert text.count(once) == 1 and {"en": "claim b", "zh": "说法 b"}[lang] in text
+
+
+def test_publishing_an_unfinished_run_says_so_and_names_the_last_whole_one(run, monkeypatch, capsys):
+    monkeypatch.setattr(finished, "OUTPUTS", rundir.OUTPUTS)
+    change(run, "run.json", ["notebooks", "04_concurrency"], {"status": "interrupted"})
+    monkeypatch.setattr("sys.argv", ["workbook", "publish", run.name, "--format", "ipynb"])
+
+    def said():
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        told = capsys.readouterr().err
+        assert end.value.code == 0 and told.count("\n") == 1 and "some-run is unfinished (04_concurrency interrupted), and its draft says so" in told
+        return told
+
+    assert "there is no whole one" in said()
+    for name, began in (("older", "2026-11-21"), ("whole", "2026-11-22"), ("cut-off", "2026-11-24")):
+        made(name).update_info(began=began, plan={"profile": "smoke"})
+    change(RunDir("cut-off"), "run.json", ["notebooks", "02_single_request", "status"], "failed")
+    assert "the last whole one is whole: `workbook publish whole`" in said()
+    page = run.path / "draft" / "en" / "notebooks" / "02_single_request.ipynb"
+    assert "This run is unfinished: Many users at once was interrupted" in nbformat.read(page, 4).cells[0].source
 
 
 def figure(name, value, low=None, high=None, unit="%", notebook="07_consistency", verdict="valid"):

@@ -1,5 +1,6 @@
 """The report is made from files alone, shows what is missing, and lets nothing in them act."""
 import pytest
+from bs4 import BeautifulSoup
 
 from lib import report, rundir
 from lib.errors import UserError
@@ -23,6 +24,15 @@ def test_a_figure_stands_with_interval_sample_size_and_verdict(run):
     publish(run, headline=True)
     text = report.as_text(report.build(run))
     assert all(word in text for word in ("12.35 ms", "11.9", "12.8", "n = 40", "valid"))
+
+
+def test_no_line_breaks_within_a_unit_or_an_interval_and_a_long_remark_does_not_widen_the_table(run):
+    run.publish("s.ttft.mean", "TTFT, mean", Estimate(12.345, 11.9, 12.8, 40, 12.6), "ms", "valid", "02_single_request", "s", headline=True)
+    page = BeautifulSoup(report.build(run).read_text(), "html.parser")
+    assert [part.text for part in page.select(".card .whole")] == ["11.9 to 12.8;", "n = 40"] and page.select_one(".card b").text == "12.35 ms"
+    assert page.select_one("td.n .words").text == "as good as 13 independent"
+    rules = page.style.text
+    assert ".card b, .whole { white-space: nowrap; }" in rules and "td.n .words { white-space: normal;" in rules
 
 
 def test_what_is_doubtful_is_listed_with_its_reason(run):

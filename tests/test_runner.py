@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from lib import NOTEBOOKS, OUTPUTS, cli, metrics, records, report, runner
+from lib import NOTEBOOKS, OUTPUTS, again, cli, metrics, records, report, runner
 from lib.errors import UserError
 from lib.rundir import RunDir
 from lib.server import Server
@@ -76,7 +76,8 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     assert [states[n]["status"] for n in sorted(states)] == ["failed", "done", "done"]
     text = report.as_text(OUTPUTS / run_name / "report.html")
     assert "planted fault" in text and "failed" in text
-    assert "00_setup failed" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "00_setup failed" in told and f"`workbook run --resume {run_name}` goes on with it" in told
 
 
 # -- bad input ---------------------------------------------------------------------------------------
@@ -91,12 +92,18 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     (["-p", "temperature", "[1]"], "'temperature' takes float"),
     (["-p", "requests", "{"], "not readable"),
     (["-p", "run_name", "x"], "--name"),
+    (["06", "-p", "configurations", "my.yaml"], """write '["my.yaml"]' for that one"""),
     (["00", "-p", "requests", "10"], "none of the chosen notebooks declares 'requests'"),
     (["-p", "concurrency", "[4, 0]"], "at least 1 request"),
     (["-p", "concurrency", "[1000000000]"], "file descriptor"),
     (["-p", "tpot_target_ms", "0"], "cannot be met"),
     (["-p", "level_seconds", "0"], "greater than 0"),
+    (["-p", "requests", "-5"], "requests -5: give a whole number of at least 1"),
+    (["-p", "temperature", "-1"], "temperature -1.0: give a number of at least 0"),
+    (["-p", "pictures", "/no/such/folder"], "no such folder"),
     (["--flags", "--max-model-len '8192"], "mend the quotes"),
+    (["02", "--flags", "--max-model-length 4096"], "--flags: --max-model-length is no flag of this vLLM version; did you mean --max-model-len?"),
+    (["02", "--flags", "--dtype float7"], "choose one of auto"),
     (["--server", "http://127.0.0.1:9"], "nothing answers"),
     (["--server", "/no/such/model"], "the model was not found"),
     (["--name", "../escape", "--server", "http://127.0.0.1:9"], "not usable"),
@@ -109,6 +116,19 @@ def test_bad_input_is_one_line_and_a_status(arguments, words, monkeypatch, capsy
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert end.value.code == 2
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], lines
+    assert not (OUTPUTS / run_name).exists(), "what was refused left an empty run"
+
+
+def test_an_interrupted_run_names_the_command_that_goes_on_with_it(run_name, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.launch, "open_server", interrupted)
+    monkeypatch.setattr(sys, "argv", ["workbook", "run", "02", "--name", run_name])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130 and f"`workbook run --resume {run_name}` goes on with it" in capsys.readouterr().err
+    assert again.resumed(run_name, "auto").notebooks == ["02_single_request"]
 
 
 def test_a_run_never_overwrites_another(finished_run, server):
@@ -134,6 +154,14 @@ def test_a_mistyped_command_is_one_line(words, monkeypatch, capsys, run_name):
         cli.main()
     lines = capsys.readouterr().err.strip().splitlines()
     assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
+
+
+def test_a_mistyped_option_names_the_nearest_and_the_help_of_its_own_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["workbook", "run", "--profle", "quick"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "--profile" in said and "`workbook run --help`" in said
 
 
 def test_a_key_among_the_flags_is_not_written_down():

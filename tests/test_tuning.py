@@ -224,6 +224,13 @@ def test_flags_that_cannot_be_are_told_before_the_first_start(flags, words):
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("flags", ["--port 80 --max_model_len=4096", "-O3", "-O 2", "-tp 2", "--api-key secret --no-enable-prefix-caching",
+                                   "--compilation-config.mode 3", "--middleware my.module", "--max-num-seqs 4 --max-num-seqs 8",
+                                   """--limit-mm-per-prompt '{"image":4}'"""])
+def test_flags_of_the_runs_own_server_that_vllm_takes_pass(flags):
+    configurations.check_flags(launch.words(flags), vllm_flags.known())
+
+
 @pytest.mark.parametrize("name", [p.stem for p in configurations.FOLDER.glob("*.yaml")])
 def test_the_lists_that_ship_are_known_to_this_vllm_and_fit_any_machine(name):
     found = configurations.checked(configurations.read([name]), ["--api-key", "***", "--max-num-seqs", "64"], vllm_flags.known(), 1,

@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import signal
 
 from lib import verdicts
 from lib.verdicts import Evidence, judge
@@ -53,6 +54,15 @@ def test_a_worker_whose_waiting_is_not_known_is_judged_by_the_rest():
 
 def test_few_values_are_too_few():
     assert judge(STEADY[:5], GOOD).startswith("too few samples: 5")
+
+
+@pytest.mark.parametrize("rho, least, most", [(0.6, 0, 2), (0.98, 60, 100)])
+def test_values_so_alike_that_nothing_tells_how_little_they_say_are_too_few_and_others_are_not(rho, least, most):
+    rng, marked = np.random.default_rng(2), 0
+    for _ in range(100):
+        wandering = 10 + signal.lfilter([1], [1, -rho], rng.normal(size=1100) * np.sqrt(1 - rho**2))[-40:]
+        marked += judge(wandering, GOOD).startswith("too few samples: 40, each so like the one before")
+    assert least <= marked <= most
 
 
 def test_a_slow_beginning_is_a_warm_up_and_a_slow_end_is_not():

@@ -98,6 +98,7 @@ async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -
                 if todo.rows[0]["error"]:
                     raise UserError(f"the baseline cannot be measured, so there is nothing to compare with: {todo.rows[0]['error']}")
                 took.append(time.monotonic() - began)
+                _in_case_it_is_cut_off(todo)
                 bar.update()
     return todo
 
@@ -117,6 +118,12 @@ def _end_early(todo: Tuning, left: list[str]) -> None:
     todo.ended = (f"**Ended early** after {starts} start{'s' * (starts > 1)}, at {at}: the notebook's time did not last for "
                   f"{len(left)} more ({', '.join(left)}). {longer}.")
     todo.dropped |= {name: f"the notebook's time did not last for it ({at})" for name in set(left) - set(todo.starts["name"])}
+
+
+def _in_case_it_is_cut_off(todo: Tuning) -> None:
+    """A start takes minutes with a large model: what the plan has so far is in the run after each, for a run that is interrupted."""
+    starts = len(todo.rows)
+    publish(dataclasses.replace(todo, ended=f"**Cut off** after {starts} start{'s' * (starts > 1)}: the figures are of those."), todo.summary())
 
 
 async def _one(todo: Tuning, configuration: Configuration, start) -> bool:

@@ -296,6 +296,24 @@ def test_a_time_that_does_not_last_ends_the_plan_and_what_was_measured_stands(ru
     assert "Ended early after 2 starts" in told["words"], "the report says so, too"
 
 
+def test_a_plan_that_is_interrupted_keeps_the_figures_of_the_starts_it_had(run_name):
+    """Somebody's Ctrl-C, in the fourth start."""
+    todo = [Configuration(BASELINE, letter="A"), Configuration("b", letter="B"), Configuration("c", letter="C")]
+    work = tuning_run.Tuning(bench_of(run_name), todo, tuning_run.Load(streams=2, seconds=0.5, questions=0), "metronome")
+
+    def start(configuration):
+        if configuration.name == "c":
+            raise KeyboardInterrupt
+        return Beating(5.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(tuning_run.carry_out(work, start=start))
+    figures, kept = work.desk.run.figures(), rundir.read_json(work.desk.run.path / "tuning.json", None)
+    assert {"tuning.A.throughput_tps.value", "tuning.B.throughput_tps.value"} <= set(figures) and "tuning.C.throughput_tps.value" not in figures
+    assert "Cut off after 3 starts" in tables_tuning.section(kept)["words"]
+    assert [c["state"] for c in kept["summary"]] == ["measured", "measured", "not started"]
+
+
 def test_a_start_is_not_begun_where_the_time_left_is_shorter_than_starts_took(run_name, monkeypatch):
     """After the first start, which took seconds, half a second is left."""
     todo = [Configuration(BASELINE, letter="A"), Configuration("b", letter="B")]

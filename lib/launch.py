@@ -63,10 +63,10 @@ def open_server(spec: str = "auto", flags: str | list = "", folder: Path | None 
             raise UserError(f"{spec} runs already and takes no flags: leave the flags out, or name a model to start")
         return connect(spec, folder=folder)
     if spec == "embedded":
-        return start(str(EMBEDDED), [*_embedded_flags(), *flags], folder, embedded=True)
+        return start(str(EMBEDDED), [*added_flags(spec), *flags], folder, embedded=True)
     if spec.startswith(model_shape.PREFIX):
         made = model_shape.make(spec.removeprefix(model_shape.PREFIX))
-        return start(str(made), [*_shape_flags(spec), *flags], folder, spec=spec)
+        return start(str(made), [*added_flags(spec), *flags], folder, spec=spec)
     if "://" in spec:
         raise UserError(f"server {spec!r} is no URL that this workbook speaks: it starts with http:// or https://")
     if spec.startswith(("/", "./", "../", "~")):
@@ -85,6 +85,15 @@ def words(flags: str | list) -> list:
         raise UserError(f"the flags cannot be read ({error}): mend the quotes")
 
 
+def added_flags(spec: str) -> list:
+    """The flags that a server of this spec is given before those that were asked for."""
+    if spec == "embedded":
+        return _embedded_flags()
+    if spec.startswith(model_shape.PREFIX):
+        return ["--load-format", "dummy", "--served-model-name", spec]  # random weights, and a name that says so wherever it is shown
+    return []
+
+
 def _embedded_flags() -> list:
     """What makes the embedded server start quickly and leave room for others. The user's flags stand after
     these, and of two equal flags vLLM takes the last."""
@@ -97,20 +106,14 @@ def _embedded_flags() -> list:
     return flags + ["--dtype", "float32", "--distributed-executor-backend", "uni"]
 
 
-def _shape_flags(spec: str) -> list:
-    """Random weights, and a name that says so wherever it is shown."""
-    return ["--load-format", "dummy", "--served-model-name", spec]
-
-
 def command_line(spec: str, flags: list) -> str:
     """The command that starts a server as this workbook does, to copy: from the checkout, on the usual port, without key."""
     model = str(EMBEDDED) if spec == "embedded" else spec
     if spec.startswith(model_shape.PREFIX):
         model = str(model_shape.make(spec.removeprefix(model_shape.PREFIX)))
-        flags = [*_shape_flags(spec), *flags]
     env = {name: value for name, value in _environment(model, "").items() if os.environ.get(name) != value and name != "VLLM_API_KEY"}
     env["PYTHONPATH"] = env["PYTHONPATH"].replace(f"{ROOT}/", "").replace(str(ROOT), ".")
-    words = [*(_embedded_flags() if spec == "embedded" else []), *without_key(flags)]
+    words = [*added_flags(spec), *without_key(flags)]
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), "python", *_program(),
                      shlex.quote(_shown(Path(model)) if Path(model).is_dir() else model), "--host 127.0.0.1", shlex.join(words)])
 

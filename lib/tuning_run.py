@@ -55,7 +55,7 @@ def prepare(desk: Bench, listed: list, load: Load, model: str = "") -> Tuning:
     if spec is None:
         configurations.read(listed)
         return Tuning(desk, [Configuration("baseline", why="the server as it runs", letter="A")], load, None)
-    inherited = server.flags[len(launch._embedded_flags()):] if server.embedded else server.flags
+    inherited = server.flags[len(launch.added_flags(server.spec or "")):]
     return Tuning(desk, checked(listed, spec, inherited), load, spec)
 
 

@@ -33,7 +33,7 @@ def start(trouble: troubles.Trouble) -> str:
     """The log of a start in which this trouble was provoked."""
     how, folder = trouble.provoke, Path(tempfile.mkdtemp())
     model = how.get("model") or str(_model(how, folder))
-    flags = [] if "model" in how else launch._embedded_flags()
+    flags = [] if "model" in how else launch.added_flags("embedded")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1] if "taken_port" in how else launch._free_port()
         env = launch._environment(model, "key") | {k: str(folder) if v == "none" else v for k, v in how.get("env", {}).items()}

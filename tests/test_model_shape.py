@@ -97,7 +97,7 @@ CUT = json.dumps({
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    flags = ["--hf-overrides", CUT, *launch._embedded_flags()]
+    flags = ["--hf-overrides", CUT, *launch.added_flags("embedded")]
     with launch.open_server(f"shape:{NAME}", flags, tmp_path_factory.mktemp("shape-server")) as running:
         yield running
 

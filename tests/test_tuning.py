@@ -258,6 +258,13 @@ def test_without_a_baseline_nothing_else_is_started(run_name):
     assert len(work.rows) == 1 and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("spec", ["embedded", "shape:Qwen3-VL-2B-Instruct"])
+def test_a_configuration_has_the_flags_that_were_asked_for_and_none_twice_of_those_that_every_start_adds(run_name, spec):
+    server = Server("http://127.0.0.1:9", "a model", spec=spec, flags=[*launch.added_flags(spec), "--max-num-batched-tokens", "512"])
+    work = tuning_run.prepare(bench_of(run_name, server), ["smoke"], tuning_run.Load())
+    assert work.configurations[0].flags == ("--max-num-batched-tokens", "512")
+
+
 def test_a_users_server_makes_room_and_the_run_starts_it_again(run_name, tmp_path):
     """The server that makes room is any process under the guard that owns servers."""
     process = launch.GuardedProcess([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), tmp_path / "log")

@@ -1,7 +1,7 @@
 """Plans to go on with a run that was cut off, and to make a finished one again."""
 import sys
 
-from lib import launch, repeat, resume, rundir, runner
+from lib import launch, repeat, resume, rundir, runner, time_limit
 from lib.errors import UserError
 
 
@@ -35,7 +35,7 @@ def repeated(word: str, server: str, name: str = "", load: str = "") -> runner.P
     if reason := repeat.other_version(run):
         print(f"run {run.name}: {reason}; what that changes is in the comparison too", file=sys.stderr)
     todo = _recorded(known | ({"load": load} if load else {}), server, name)
-    todo.like = run.name
+    todo.like, todo.within = run.name, time_limit.Within(known["within"])
     return todo
 
 

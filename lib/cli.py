@@ -1,4 +1,5 @@
 """The `workbook` command. Each command imports what it needs, so that a typing mistake is told at once."""
+import dataclasses
 import os
 import shutil
 import signal
@@ -34,8 +35,13 @@ def run(
     load: LoadOption = "",
     resume: Annotated[str, typer.Option(metavar="RUN", help="go on with a run that was cut off: what is done stays, the rest is run again")] = "",
     like: Annotated[str, typer.Option(metavar="RUN", help="make a run again as it was, on its server or on --server, and compare the two")] = "",
+    within: Annotated[float | None, typer.Option(metavar="MINUTES", help="the run ends by itself so many minutes after it began, report included: "
+                                                 "what does not fit is cut short or left out")] = None,
 ) -> None:
     """Run the notebooks end to end against one server and write the report."""
+    from lib import time_limit
+
+    ends = time_limit.Within(within)  # its minutes count from here
     from lib import again, finished, report, runner
 
     given = {"profile": profile, "notebooks": notebooks or [], "parameters": runner.parse_parameters(parameter or []), "flags": flags}
@@ -50,6 +56,7 @@ def run(
         todo = again.repeated(Path(like).name, server, name, load)
     else:
         todo = runner.plan(profile or "smoke", server, given["notebooks"], given["parameters"], flags, name, load)
+    todo.within = dataclasses.replace(ends, minutes=within or todo.within.minutes)
     folder, well = runner.run(todo)
     print(report.shown(folder.path / "report.html"))
     if folder.name == (OUTPUTS / "latest").resolve().name:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 from tqdm import tqdm
 
-from lib import troubles
+from lib import time_limit, troubles
 from lib.errors import UserError
 from lib.hiding import hide
 from lib.rundir import RunDir
@@ -71,7 +71,7 @@ class Keeper:
             return
         self._helped, began = True, time.monotonic()
         tqdm.write(f"the server does not answer: it is waited for, {BACK_S:g} s at most", file=sys.stderr)
-        while not (back := answers(self._server)) and time.monotonic() - began < BACK_S:
+        while not (back := answers(self._server)) and time.monotonic() - began < BACK_S and not time_limit.is_over():
             time.sleep(1.0)
         waited = time.monotonic() - began
         self._say(after, f"the server did not answer any more; it was waited for, and answered again after {waited:.0f} s" if back else

@@ -253,7 +253,8 @@ def _await_answer(process: GuardedProcess, url: str, key: str, log: Path, name: 
         while process.alive():
             bar.refresh()
             if (waited := time.monotonic() - began) > START_LIMIT_S or time_limit.is_over():
-                raise UserError(f"vLLM gave no answer within {waited:.0f} s; its log is {_shown(log)}")
+                over = f", and the time for it was over ({time_limit.longer()})" if time_limit.is_over() else ""
+                raise UserError(f"vLLM gave no answer within {waited:.0f} s{over}; its log is {_shown(log)}")
             try:
                 if get(url, "/health", key, 2).status_code == 200:
                     _one_token(url, key, log)
@@ -267,7 +268,8 @@ def _await_answer(process: GuardedProcess, url: str, key: str, log: Path, name: 
 def _one_token(url: str, key: str, log: Path) -> None:
     """The proof that it serves: one token of a completion."""
     model = models(url, key)[0]["id"]
-    reply = httpx2.post(f"{url}/v1/completions", headers=headers(key), timeout=300,
+    left = time_limit.left_s()
+    reply = httpx2.post(f"{url}/v1/completions", headers=headers(key), timeout=300 if left is None else min(300, max(1.0, left)),
                         json={"model": model, "prompt": "1", "max_tokens": 1})
     if reply.status_code != 200:
         raise UserError(f"vLLM started but refused a one-token request ({reply.text[:150]}); its log is {_shown(log)}")

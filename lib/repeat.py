@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 
-from lib import DATA, NOTEBOOKS, ROOT, launch, machine
+from lib import DATA, NOTEBOOKS, ROOT, launch, machine, time_limit
 from lib.errors import UserError
 from lib.finished import PASSING
 from lib.hiding import hide
@@ -25,6 +25,16 @@ def asked(profile: str, server: str, notebooks: list, parameters: dict, flags: s
             "flags": shlex.join(shown), "load": load}
 
 
+def command(todo, own: dict, every: list) -> str:
+    """The command that makes a run again. todo: its plan. own: the parameters of its profile. every: the notebooks that there are."""
+    words = ["workbook", "run", "--profile", todo.profile, "--server", todo.server]
+    words += ["--flags", shlex.join(launch.without_key(shlex.split(todo.flags)))] if todo.flags else []
+    words += ["--load", todo.load] if todo.load else []
+    words += ["--within", f"{todo.within.minutes:g}"] if todo.within.minutes else []
+    words += [w for k, v in todo.parameters.items() if own.get(k) != v for w in ("-p", k, str(v))]
+    return shlex.join(words + (todo.notebooks if todo.notebooks != every else []))
+
+
 @functools.cache
 def made_by() -> dict:
     """The workbook, its code as a hash, Python, the packages that measure and serve, and what of the environment they heed."""
@@ -42,9 +52,10 @@ def plan_of(run: RunDir) -> dict:
     if plan is None and isinstance(info, dict):
         raise UserError(f"run {run.name} does not say what was asked of it: it was not made by `workbook run`, or by another version of "
                         "the workbook" + (f"; its command was: {info['command']}" if isinstance(info.get("command"), str) else ""))
-    if not isinstance(plan, dict) or any(type(plan.get(key)) is not kind for key, kind in PLAN.items()):
+    if (not isinstance(plan, dict) or any(type(plan.get(key)) is not kind for key, kind in PLAN.items())
+            or type(plan.get("within", 1)) not in (int, float) or not 0 < plan.get("within", 1) <= time_limit.MOST):
         raise UserError(f"run.json in run {run.name} is damaged (its plan is not one): restore it or make the run again")
-    return {key: plan[key] for key in PLAN}
+    return {key: plan[key] for key in PLAN} | {"within": plan.get("within")}
 
 
 def other_version(run: RunDir) -> str:

@@ -3,7 +3,6 @@ import difflib
 import errno
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from lib.rundir import RunDir, write_text
 from lib.server import plain
 
 PROFILES = DATA / "profiles"
-REPORT, TUNING = "09_report", "06_tuning"
+REPORT, TUNING = time_limit.REPORT, "06_tuning"
 APART = ("10_compare",)  # made of finished runs, by a command of its own
 OURS = ("server", "run_name")  # parameters that the runner itself sets
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what one may have of it
@@ -52,6 +51,7 @@ class Plan:
     takes: dict = field(default_factory=dict)  # what the profile says of the time of each notebook
     resumed: bool = False  # the run of that name is gone on with: `notebooks` are those that are not done
     like: str = ""  # the run that this one repeats
+    within: time_limit.Within = field(default_factory=time_limit.Within)
 
     def schedule(self) -> schedule.Schedule:
         """The notebooks with the seconds that are expected of each."""
@@ -59,9 +59,10 @@ class Plan:
 
     def announced(self) -> str:
         """The plan as it is shown before anything starts, with the start of the server if there is one."""
-        running = launch.is_url(self.server)
-        steps = schedule.Schedule(([] if running else [("the server's start", self._expected("server"))]) + self.schedule().steps)
-        return "\n".join([f"profile {self.profile}, about {schedule.duration(steps.seconds)}:", *steps.lines(datetime.now())])
+        start, own = [] if launch.is_url(self.server) else [("the server's start", self._expected("server"))], self.schedule().steps
+        steps = schedule.Schedule(start + own)
+        return "\n".join([f"profile {self.profile}, about {schedule.duration(steps.seconds)}:", *steps.lines(datetime.now()),
+                          *self.within.shortage(sum(seconds for _, seconds in start), own)])
 
     def limit_s(self, name: str) -> float | None:
         """The longest that a notebook may take: see lib.time_limit."""
@@ -71,6 +72,14 @@ class Plan:
         usual, asked = ({key: told.get(key, lambda v: v)(values[key]) for key in declared if key in values}
                         for values in (usual, self.parameters))
         return time_limit.limit_s(self._expected(name) if name in self.takes else None, usual, asked, self.takes.get(name, {}))
+
+    def limit(self, name: str) -> time_limit.Limit:
+        """That, or less where the run's own time does not last for it."""
+        return self.within.limit(self.limit_s(name), name, self.schedule().steps)
+
+    def awaiting_server(self):
+        """While inside, who waits for a server knows when the run has no time for it any more."""
+        return time_limit.known(self.within.for_a_server(self.schedule().steps))
 
     def _expected(self, name: str) -> float:
         ours = {"started_here": 0 if launch.is_url(self.server) else 1}  # 06 starts servers only where the run's is one
@@ -244,14 +253,15 @@ def _note(todo: Plan, folder: RunDir) -> None:
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     if not todo.resumed:
         folder.update_info(
-            profile=todo.profile, parameters=todo.parameters, command=_command(todo), began=now, seconds=0.0, made_by=repeat.made_by(),
-            plan=repeat.asked(todo.profile, todo.server, todo.notebooks, todo.parameters, todo.flags, todo.load),
+            profile=todo.profile, parameters=todo.parameters, command=repeat.command(todo, load_profile(todo.profile), all_notebooks()),
+            began=now, seconds=0.0, made_by=repeat.made_by(),
+            plan=repeat.asked(todo.profile, todo.server, todo.notebooks, todo.parameters, todo.flags, todo.load) | todo.within.noted(),
             notebooks={name: {"status": "not run"} for name in todo.notebooks}, **({"like": todo.like} if todo.like else {}))
         return
     info = folder.info()
     todo.notebooks = resume.left(folder, info["plan"]["notebooks"])  # again: only now is the folder ours
     kept = [name for name in info["plan"]["notebooks"] if name not in todo.notebooks]
-    attempts = [*info.get("attempts", []), {"at": now, "kept": kept, "again": todo.notebooks}]
+    attempts = [*info.get("attempts", []), {"at": now, "kept": kept, "again": todo.notebooks} | todo.within.noted()]
     folder.update_info(attempts=attempts, aside=resume.set_aside(folder, todo.notebooks), ended=None,
                        notebooks=info["notebooks"] | {name: {"status": "not run"} for name in todo.notebooks})
     print("\n".join([folder.name, *resume.words(folder.info())]), flush=True)
@@ -276,7 +286,8 @@ def _carry_out(todo: Plan, folder: RunDir) -> bool:
 
 def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
     """The server, and one notebook after another against it."""
-    server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
+    with todo.awaiting_server():
+        server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
     about = bench.describe(server)
     repeat.same_server(folder, about["facts"], folder.info().get("facts", {}))
     folder.update_info(**about)
@@ -289,9 +300,12 @@ def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
             last = ""
             for name in todo.notebooks:
                 bar.set_description(name)
-                if name != REPORT:  # it needs no server, and after 06_tuning there is none: a large model takes minutes to start
-                    server, last = keeper.server(last, made_room=last == TUNING and not server.embedded), name
-                _execute(folder, name, todo.parameters, server.url, todo.limit_s(name))
+                limit = todo.limit(name)
+                if name != REPORT and limit.lasts:  # it needs no server, and after 06_tuning there is none: a large model takes minutes to start
+                    with todo.awaiting_server():
+                        server, last = keeper.server(last, made_room=last == TUNING and not server.embedded), name
+                    limit = todo.limit(name)
+                _execute(folder, name, todo.parameters, server.url, limit)
                 bar.update()
         except KeyboardInterrupt:
             bar.write("interrupted: writing the report of what is there", file=sys.stderr)
@@ -303,8 +317,11 @@ def _full(folder: RunDir) -> str:
             f"{goes_on(folder.name)}")
 
 
-def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: float | None = None) -> None:
+def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit: time_limit.Limit = time_limit.Limit()) -> None:
     """One notebook through papermill, then its page; its state goes to run.json whatever happens."""
+    if not limit.lasts:
+        _enter(folder, name, limit.left_out())
+        return tqdm.write(f"{name} {limit.left_out()['error']}", file=sys.stderr)
     target = folder.path / "notebooks" / f"{name}.ipynb"
     target.parent.mkdir(exist_ok=True)
     declared = declared_parameters(name)
@@ -312,7 +329,7 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: flo
     state, began = {"status": "interrupted"}, time.monotonic()
     _enter(folder, name, state)
     try:
-        with time_limit.watched(limit_s) as dog, tempfile.TemporaryDirectory(prefix="workbook-") as sockets:
+        with time_limit.watched(limit) as dog, tempfile.TemporaryDirectory(prefix="workbook-") as sockets:
             papermill.execute_notebook(
                 str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
                 kernel_name="python3", progress_bar=False, autosave_cell_every=10,
@@ -322,7 +339,7 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit_s: flo
             )
         state = {"status": "done"}
     except Exception as error:  # of a cell; a kernel that died too: the other notebooks go on
-        state = {"status": "failed", "error": _told(error, dog.bitten, limit_s)[:800]}
+        state = {"status": "failed", "error": _told(error, dog.bitten, limit)[:800]}
         tqdm.write(hide(f"{name} failed: {state['error'].splitlines()[0]}"), file=sys.stderr)
     finally:
         full = any(os.strerror(number) in state.get("error", "") for number in FULL)
@@ -340,11 +357,11 @@ def _enter(folder: RunDir, name: str, state: dict) -> None:
     folder.update_info(notebooks=folder.info().get("notebooks", {}) | {name: state})
 
 
-def _told(error: Exception, bitten: str, limit_s: float) -> str:
+def _told(error: Exception, bitten: str, limit: time_limit.Limit) -> str:
     """What a user reads of a notebook that failed. bitten: when its time was over, if that is why."""
     cell = f"cell {error.exec_count}: " if isinstance(error, papermill.PapermillExecutionError) else ""
     if bitten:
-        return cell + time_limit.over(limit_s, bitten, "and a cell still ran")
+        return cell + limit.over(bitten, "and a cell still ran")
     if not cell:
         return f"{type(error).__name__}: {error}"
     return cell + (error.evalue if error.ename == UserError.__name__ else f"{error.ename}: {error.evalue}")
@@ -366,13 +383,3 @@ def write_page(notebook: Path, page: Path) -> None:
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
     page.parent.mkdir(exist_ok=True)
     write_text(page, body)
-
-
-def _command(todo: Plan) -> str:
-    """The command that makes this run again."""
-    words = ["workbook", "run", "--profile", todo.profile, "--server", todo.server]
-    words += ["--flags", shlex.join(launch.without_key(shlex.split(todo.flags)))] if todo.flags else []
-    words += ["--load", todo.load] if todo.load else []
-    own = load_profile(todo.profile)
-    words += [w for k, v in todo.parameters.items() if own.get(k) != v for w in ("-p", k, str(v))]
-    return shlex.join(words + (todo.notebooks if todo.notebooks != all_notebooks() else []))

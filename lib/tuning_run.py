@@ -111,7 +111,7 @@ def _no_time(took: list[float]) -> bool:
 
 def _end_early(todo: Tuning, left: list[str]) -> None:
     """What is left of a round, and of those after it, is not started."""
-    at, longer = time.strftime("%H:%M:%S"), f"{time_limit.WIDER} in the environment gives it longer"
+    at, longer = time.strftime("%H:%M:%S"), time_limit.longer()
     if not todo.rows:
         raise UserError(f"the baseline was not measured, so there is nothing to compare with: the notebook's time was over at {at}; {longer}")
     starts = len(todo.rows)

@@ -59,9 +59,9 @@ def cell(server: str, notebook: str, fault: str, requests: int, seed: int) -> di
     if MACHINE.exists():  # what memory and processor can do is the same for all cells
         shutil.copy(MACHINE, folder.path / "roofline.json")
     with between(server, *faults, seed=seed) as proxy:
-        limit_s = runner.Plan("tiny", proxy.url, [notebook], SMALL, takes={notebook: {"seconds": 60}}).limit_s(notebook)
-        runner._execute(folder, notebook, SMALL, proxy.url, limit_s)
-        found = {"limit_s": limit_s, "requests": proxy.came(counted), "begin": begin, "struck": sum(proxy.struck.values())}
+        limit = runner.Plan("tiny", proxy.url, [notebook], SMALL, takes={notebook: {"seconds": 60}}).limit(notebook)
+        runner._execute(folder, notebook, SMALL, proxy.url, limit)
+        found = {"limit_s": limit.seconds, "requests": proxy.came(counted), "begin": begin, "struck": sum(proxy.struck.values())}
     if (folder.path / "roofline.json").exists():
         shutil.copy(folder.path / "roofline.json", MACHINE)
     figures, state = folder.figures(), folder.info()["notebooks"][notebook]

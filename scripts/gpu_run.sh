@@ -16,8 +16,9 @@ name=gpu-$(date +%Y-%m-%d-%H%M%S)
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 "$python" -c 'from lib.telemetry import Gpus; print("NVML:", Gpus().sample())'
-# The interrupt ends the run in good order: what is there is reported, the server is stopped.
-timeout -s INT -k $((packing - 15)) $((seconds - packing)) "$python" -m lib.cli run --name "$name" "$@"
+# The run ends by itself before that, with a report. Should it not, the interrupt ends it: what is there is reported, the server is stopped.
+within=$("$python" -c "print(round(($seconds - $packing - 15) / 60, 2))")
+timeout -s INT -k $((packing - 15)) $((seconds - packing)) "$python" -m lib.cli run --name "$name" --within "$within" "$@"
 status=$?
 tar cz -C outputs "$name" | split -b 15000000 -d - "$out/run.tar.gz."
 "$python" - "$name" <<'PYTHON'

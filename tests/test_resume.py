@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from lib import NOTEBOOKS, OUTPUTS, ROOT, cli, finished, hold, records, repeat, report, resume, rundir, runner
+from lib import NOTEBOOKS, OUTPUTS, ROOT, cli, finished, hold, records, repeat, report, resume, rundir, runner, time_limit
 from lib.errors import UserError
 from lib.records import Record, Sink
 from lib.rundir import RunDir, read_json, write_json
@@ -237,6 +238,43 @@ def test_a_run_made_again_is_asked_the_same_and_compared_with_the_first(cut_off,
     finally:
         shutil.rmtree(OUTPUTS / f"{run_name}-2", ignore_errors=True)
     assert "leave out parameters" in one_line(["--like", run_name, "-p", "requests", "5"], monkeypatch, capsys)
+
+
+def test_the_minutes_of_a_run_are_repeated_with_it_and_counted_anew_where_it_is_gone_on_with(cut_off, run_name, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner, "run", lambda todo: (asked.append(todo), (cut_off, True))[1])
+    monkeypatch.setattr(report, "shown", lambda path: path.name)
+    monkeypatch.setattr(cli, "_compared", lambda runs: None)
+    monkeypatch.setattr(finished, "open_run", lambda word: cut_off)
+    cut_off.update_info(plan=PLAN | {"within": 20.0})
+    began = time.monotonic()
+    for words in (["--like", run_name], ["--like", run_name, "--within", "7"], ["--resume", run_name], ["--resume", run_name, "--within", "7"]):
+        monkeypatch.setattr(sys, "argv", ["workbook", "run", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+    assert [todo.within.minutes for todo in asked] == [20.0, 7.0, None, 7.0]
+    assert all(began <= todo.within.began <= time.monotonic() for todo in asked)
+
+
+def test_the_minutes_are_noted_in_the_plan_the_command_and_the_attempt(cut_off, run_name):
+    again_s = time_limit.Within(12.5)
+    todo = runner.Plan("smoke", "http://127.0.0.1:9", ["09_report"], {}, within=again_s, name=run_name, resumed=True)
+    runner._note(todo, cut_off)
+    assert cut_off.info()["attempts"][-1]["within"] == 12.5 and cut_off.info()["plan"] == PLAN, "what was asked at first stays"
+    todo.resumed = False
+    runner._note(todo, cut_off)
+    assert repeat.plan_of(cut_off)["within"] == 12.5 and "--within 12.5" in cut_off.info()["command"]
+    todo.within = time_limit.Within()
+    runner._note(todo, cut_off)
+    assert repeat.plan_of(cut_off)["within"] is None and "--within" not in cut_off.info()["command"]
+
+
+@pytest.mark.parametrize("minutes", [0, -1, "20", True, None, float("inf"), float("nan")])
+def test_minutes_in_run_json_that_are_none_are_damage(cut_off, minutes):
+    cut_off.update_info(plan=PLAN | {"within": minutes})
+    with pytest.raises(UserError, match="is damaged"):
+        repeat.plan_of(cut_off)
 
 
 def test_no_key_is_in_a_plan():

@@ -106,6 +106,12 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     (["02", "--flags", "--dtype float7"], "choose one of auto"),
     (["--server", "http://127.0.0.1:9"], "nothing answers"),
     (["--server", "/no/such/model"], "the model was not found"),
+    (["--within", "0"], "--within 0: give a number of minutes above 0"),
+    (["--within", "-3"], "--within -3: give a number"),
+    (["--within", "nan"], "--within nan: give a number"),
+    (["--within", "inf"], "at most 1,000,000"),
+    (["--within", "soon"], "Invalid value for '--within'"),
+    (["--within", "0.01", "--server", "http://127.0.0.1:9"], "nothing answers"),
     (["--name", "../escape", "--server", "http://127.0.0.1:9"], "not usable"),
 ])
 def test_bad_input_is_one_line_and_a_status(arguments, words, monkeypatch, capsys, run_name):

@@ -331,7 +331,8 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit: time_
     try:
         with time_limit.watched(limit) as dog, tempfile.TemporaryDirectory(prefix="workbook-") as sockets:
             papermill.execute_notebook(
-                str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
+                *map(os.path.relpath, (NOTEBOOKS / f"{name}.ipynb", target)),  # short ones: papermill notes them in the notebook
+                parameters={k: v for k, v in given.items() if k in declared},
                 kernel_name="python3", progress_bar=False, autosave_cell_every=10,
                 kernel_manager_class=QuietKernels,
                 # Sockets that no other user can reach, and that a killed runner does not leave in the caller's folder.

@@ -10,7 +10,7 @@ out=$(mkdir -p "$1" && cd "$1" && pwd) seconds=$2 packing=45
 shift 2
 cd "$(dirname "$0")/.."
 flags="--max-model-len 32768 --limit-mm-per-prompt '{\"image\":4,\"video\":0}' --skip-mm-profiling"
-[ $# -gt 0 ] || set -- --profile h200 --server shape:Qwen3-VL-2B-Instruct --flags "$flags" 00 01 02 03 04 05 07 08 09
+[ $# -gt 0 ] || set -- --profile h200 --server shape:Qwen3-VL-2B-Instruct --flags "$flags" 00 01 02 03 04 05 07 08 06 09
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 name=gpu-$(date +%Y-%m-%d-%H%M%S)
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import math
+import os
 import sys
 
 import nbformat
@@ -21,7 +22,8 @@ def test_every_notebook_ran_and_left_its_page(finished_run):
     states = folder.info()["notebooks"]
     assert well and {n: s["status"] for n, s in states.items()} == {n: "done" for n in runner.all_notebooks()}
     for name in states:
-        assert (folder.path / "notebooks" / f"{name}.ipynb").exists()
+        told = json.loads((folder.path / "notebooks" / f"{name}.ipynb").read_text())["metadata"]["papermill"]
+        assert not any(os.path.isabs(told[key]) for key in ("input_path", "output_path")), "a notebook is shown: where it lay is nobody's business"
         page = folder.path / "html" / f"{name}.html"
         assert page.stat().st_size > 50_000 and report.loads_from_elsewhere(page) == []
 

@@ -139,7 +139,7 @@ def unfinished(source: Source) -> list[Block]:
             why = clean(str(state.get("error", "")).split("\n")[0], 160)
             line = f"{sentences.section_title(source, name)} {status}" + (f" ({why})" if why else "")
             lines.append(Line([line], [f"run:notebooks.{name}.error", f"run:notebooks.{name}.status"], [clean(name)]))
-    if "seconds" not in source.info:
+    if "plan" in source.info and not source.info.get("ended"):  # what a run notes at its beginning, and at its end
         lines.append(Line([_w(source, "cut_off")]))
     return [Block("warning", [Line([_w(source, "unfinished")]), *lines])] if lines else []
 

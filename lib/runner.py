@@ -21,7 +21,7 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 from traitlets.config import Config
 
-from lib import (DATA, NOTEBOOKS, OUTPUTS, bench, cluster, configurations, hold, launch, preflight, reading, repeat, report, resume, schedule,
+from lib import (DATA, NOTEBOOKS, OUTPUTS, ROOT, bench, cluster, configurations, hold, launch, preflight, reading, repeat, report, resume, schedule,
                  time_limit, tuning_run, vllm_flags)
 from lib.errors import UserError
 from lib.hiding import hide, hide_in
@@ -59,10 +59,14 @@ class Plan:
 
     def announced(self) -> str:
         """The plan as it is shown before anything starts, with the start of the server if there is one."""
-        start, own = [] if launch.is_url(self.server) else [("the server's start", self._expected("server"))], self.schedule().steps
+        start, own = [] if launch.is_url(self.server) or self.needs_no_server() else [("the server's start", self._expected("server"))], self.schedule().steps
         steps = schedule.Schedule(start + own)
         return "\n".join([f"profile {self.profile}, about {schedule.duration(steps.seconds)}:", *steps.lines(datetime.now()),
                           *self.within.shortage(sum(seconds for _, seconds in start), own)])
+
+    def needs_no_server(self) -> bool:
+        """Is only the report left of a run?"""
+        return self.resumed and self.notebooks == [REPORT]
 
     def limit_s(self, name: str) -> float | None:
         """The longest that a notebook may take: see lib.time_limit."""
@@ -189,10 +193,14 @@ def _nearest(word: str, known) -> str:
 
 
 class Hidden(papermill.iorw.LocalHandler):
-    """How papermill writes executed notebooks: in one step, and what must not be seen is hidden in them."""
+    """How papermill writes executed notebooks: in one step, and what must not be seen is hidden in them. Where they lie on this
+    machine, which papermill notes, is nobody's business."""
 
     def write(self, buf, path):
-        write_text(Path(path), json.dumps(hide_in(json.loads(buf)), indent=1, ensure_ascii=False) + "\n")
+        notebook = json.loads(buf)
+        noted = notebook["metadata"].get("papermill", {})
+        noted |= {key: os.path.relpath(noted[key], ROOT) for key in ("input_path", "output_path") if noted.get(key)}
+        write_text(Path(path), json.dumps(hide_in(notebook), indent=1, ensure_ascii=False) + "\n")
 
 
 papermill.iorw.papermill_io.register(str(OUTPUTS), Hidden())
@@ -286,6 +294,9 @@ def _carry_out(todo: Plan, folder: RunDir) -> bool:
 
 def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
     """The server, and one notebook after another against it."""
+    if todo.needs_no_server():
+        folder.make_latest()
+        return _execute(folder, REPORT, todo.parameters, "")
     with todo.awaiting_server():
         server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
     about = bench.describe(server)
@@ -331,8 +342,7 @@ def _execute(folder: RunDir, name: str, parameters: dict, url: str, limit: time_
     try:
         with time_limit.watched(limit) as dog, tempfile.TemporaryDirectory(prefix="workbook-") as sockets:
             papermill.execute_notebook(
-                *map(os.path.relpath, (NOTEBOOKS / f"{name}.ipynb", target)),  # short ones: papermill notes them in the notebook
-                parameters={k: v for k, v in given.items() if k in declared},
+                str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters={k: v for k, v in given.items() if k in declared},
                 kernel_name="python3", progress_bar=False, autosave_cell_every=10,
                 kernel_manager_class=QuietKernels,
                 # Sockets that no other user can reach, and that a killed runner does not leave in the caller's folder.

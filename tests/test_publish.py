@@ -143,6 +143,15 @@ def test_an_unfinished_run_says_so_at_its_top(run, lang, words):
     assert words in text.split("---\n\n")[1].split("\n\n")[0] and "away" in text and "<b>" not in text
 
 
+@pytest.mark.parametrize("lang, words", [("en", "it was cut off before its end"), ("zh", "运行在结束之前被切断")])
+def test_a_run_whose_end_was_never_noted_was_cut_off(run, lang, words):
+    assert words not in written(run, lang), "a run of a time when ends were not noted says nothing"
+    run.update_info(plan={}, ended=None)
+    assert words in written(run, lang)
+    run.update_info(ended="2026-11-23 15:10:15+00:00")
+    assert words not in written(run, lang)
+
+
 @pytest.mark.parametrize("lang, once", [("en", "numbers from outside this run"), ("zh", "依据本次测量以外的公开数值")])
 def test_that_numbers_from_outside_settled_claims_is_said_once(run, lang, once):
     check = {"published": "Qwen3-VL-2B-Instruct text_config.max_position_embeddings", "comparator": "at most", "value": 32768, "unit": "tokens"}

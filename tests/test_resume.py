@@ -200,6 +200,15 @@ BAD = {
 }
 
 
+def test_where_only_the_report_is_left_no_server_is_started(cut_off, monkeypatch):
+    monkeypatch.setattr(runner.launch, "open_server", lambda *asked: pytest.fail("a server was started"))
+    cut_off.update_info(notebooks={name: {"status": "done"} for name in PLAN["notebooks"][:2]} | {"09_report": {"status": "not run"}})
+    plan = runner.Plan("smoke", "embedded", ["09_report"], PLAN["parameters"], name=cut_off.name, resumed=True)
+    assert "server" not in plan.announced()
+    runner._measure(plan, cut_off, contextlib.ExitStack())
+    assert cut_off.info()["notebooks"]["09_report"]["status"] == "done", cut_off.info()["notebooks"]
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_gone_on_with_is_told_in_one_line(case, cut_off, monkeypatch, capsys):
     spoil, more, words = BAD[case]

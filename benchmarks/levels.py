@@ -179,9 +179,10 @@ async def beside(peer: Peer, run: RunDir, name: str, streams: int, tokens: int) 
 def table(rows: list[dict]) -> str:
     """Markdown of all rows, by streams."""
     frame = pd.DataFrame(rows)
-    first = frame[(frame["client"] == "this client") & (frame["configuration"] == frame["configuration"].iloc[0])].set_index(["streams", "load"])
-    frame["times_first"] = [row["tokens_per_s"] / first["tokens_per_s"].get((row["streams"], row["load"]), float("nan")) for _, row in frame.iterrows()]
-    frame = frame.sort_values(["streams", "load"], kind="stable").reindex(columns=list(COLUMNS)).dropna(axis=1, how="all")
+    level = ["streams", "load"]
+    first = frame[(frame["client"] == "this client") & (frame["configuration"] == frame["configuration"].iloc[0])].set_index(level)["tokens_per_s"]
+    frame["times_first"] = frame["tokens_per_s"] / first.reindex(pd.MultiIndex.from_frame(frame[level])).to_numpy()
+    frame = frame.sort_values(level, kind="stable").reindex(columns=list(COLUMNS)).dropna(axis=1, how="all")
     lines = [[COLUMNS[c] for c in frame.columns]]
     lines += [[v if isinstance(v, str) else "–" if pd.isna(v) else f"{v:,.0f}" if c in ("streams", "failed", "tokens_per_s", "steady", "per_gpu")
                else number(v) for c, v in row.items()] for row in frame.to_dict("records")]

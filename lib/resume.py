@@ -9,9 +9,9 @@ import re
 from lib import records
 from lib.errors import UserError
 from lib.rundir import PART, RunDir, write_json
+from lib.time_limit import REPORT
 
 ALSO = {"00_setup": ("calibration.json",), "06_tuning": ("tuning.json",)}  # made by these beside their series
-REPORT = "09_report"  # shows what the others left: made again with any of them
 
 
 def left(run: RunDir, notebooks: list[str]) -> list[str]:

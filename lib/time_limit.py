@@ -26,7 +26,7 @@ ENDING_S = 30.0  # of a run's own time: kept for its last pages, its report and 
 LEAST_S = 10.0  # who has less of a run's time is left out: a kernel takes some seconds to begin
 MOST = 1e6  # minutes
 OF_RUN = "WORKBOOK_DEADLINE_OF_RUN"  # in the environment: the minutes of the run, where it is they that are over then
-REPORT = "09_report"  # is run whatever is left
+REPORT = "09_report"  # shows what the others left: it is run whatever is left, and made again with any of them
 
 
 @dataclass(frozen=True)

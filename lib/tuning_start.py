@@ -118,9 +118,10 @@ def _why_no_answers(server, series) -> str:
     told = f"{len(failed)} of {len(series.frame)} requests failed" + (f" ({failed['message'].iloc[-1][:120]})" if len(failed) else "")
     log = getattr(server, "log", None)
     cause = troubles.diagnose(log.read_text(encoding="utf-8", errors="replace")) if log and log.exists() else None
-    what = "answered nothing" if len(failed) == len(series.frame) else f"never answered {series.streams} requests at once"
     if not len(failed):
         what = f"was too slow for this load: no request began and ended in it with all {series.streams} in flight; a longer tuning_seconds would tell"
+    else:
+        what = "answered nothing" if len(failed) == len(series.frame) else f"never answered {series.streams} requests at once"
     return f"it started and then {what}: {told}" + (f"; {cause}" if cause else "")
 
 

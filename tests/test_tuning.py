@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import nbformat
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, vllm_flags
+from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, tuning_start, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.keeper import Keeper
@@ -319,6 +320,14 @@ def test_a_plan_that_is_interrupted_keeps_the_figures_of_the_starts_it_had(run_n
     assert {"tuning.A.throughput_tps.value", "tuning.B.throughput_tps.value"} <= set(figures) and "tuning.C.throughput_tps.value" not in figures
     assert "Cut off after 3 starts" in tables_tuning.section(kept)["words"]
     assert [c["state"] for c in kept["summary"]] == ["measured", "measured", "not started"]
+
+
+@pytest.mark.parametrize("errors, words", [([None, None], "too slow for this load: no request began and ended in it with all 2 in flight"),
+                                           (["timeout", None], "never answered 2 requests at once: 1 of 2 requests failed"),
+                                           (["timeout", "timeout"], "answered nothing: 2 of 2 requests failed")])
+def test_a_load_that_gave_no_number_says_whether_the_server_failed_or_was_only_slow(errors, words):
+    series = SimpleNamespace(streams=2, frame=pd.DataFrame({"error": errors, "message": errors}))
+    assert words in tuning_start._why_no_answers(SimpleNamespace(), series)
 
 
 def test_a_start_is_not_begun_where_the_time_left_is_shorter_than_starts_took(run_name, monkeypatch):

@@ -14,6 +14,7 @@ from lib.shapes import Closed
 from lib.workloads import Brief, Long
 
 LONG_SENTENCES = 24
+VARY = 0.5  # of an answer's length: with equal ones, starts of one command differed by 40 % on a GPU, for each fell into waves of its own
 DISTURBED, TRIES = 0.05, 3  # a short load that is disturbed more than that is sent again: the calmest counts
 ALONE = 0.5  # of the length of a load: one user's answers vary little
 QUESTIONS = ("describe", "number", "word", "count")
@@ -38,13 +39,13 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     this start; requests that met the targets; the questions answered rightly; what speaks against the series."""
     desk = dataclasses.replace(desk, server=server, pending=None)
     # What a fresh server still has to compile or to load for a full batch may take longer than a load.
-    first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first"), load.streams,
+    first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first", vary=VARY), load.streams,
                                count=2 * load.streams, come_what_may=True)
     tried = [await _short(desk, load, f"{name}.short", "tuning")]
     while _disturbance(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has
         tried.append(await _short(desk, load, f"{name}.short-{len(tried) + 1}", f"tuning-{len(tried) + 1}"))
     fresh, others = min(tried, key=_disturbance)
-    long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning"),
+    long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning", VARY),
                               load.streams, seconds=load.seconds + Closed(load.streams).spread_s, warmup=load.streams, cache_expected=True)
     alone = await desk.measure(f"{name}.alone", Brief(load.max_tokens, load.temperature, load.seed, "tuning-alone"), 1,
                                seconds=load.seconds * ALONE, warmup=1)
@@ -78,7 +79,7 @@ async def _short(desk: Bench, load: Load, name: str, part: str) -> tuple:
     """The short load -> its series, and the share of this machine's processors that neither server nor client used; 0 beside a
     server that is not ours, whose own share cannot be told from that of others."""
     before = _processors()
-    series = await desk.measure(name, Brief(load.max_tokens, load.temperature, load.seed, part), load.streams,
+    series = await desk.measure(name, Brief(load.max_tokens, load.temperature, load.seed, part, vary=VARY), load.streams,
                                 seconds=load.seconds + Closed(load.streams).spread_s, warmup=load.streams, come_what_may=True)
     if not series.counts["measured"]:
         raise UserError(_why_no_answers(desk.server, series))

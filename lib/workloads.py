@@ -42,6 +42,7 @@ class Brief:
     and index make the question's number, ten digits at the very beginning, so that not even the first block of a prompt (16
     tokens, with the chat format's opening) is another's. No request brings a sampling seed: vLLM's
     sampler draws for each that does one by one, at every step, and a full server would be measured slower than it is.
+    vary: see `answer_tokens`.
     """
 
     max_tokens: int
@@ -49,11 +50,12 @@ class Brief:
     seed: int
     part: str
     lang: str = "en"
+    vary: float = 0.0
 
     def __getitem__(self, index: int) -> Request:
         number = f"{zlib.crc32(f'{self.seed}-{self.part}-{index}'.encode()):010d}"
         return Request([{"role": "user", "content": BRIEF[self.lang].format(number=number)}],
-                       self.max_tokens, self.temperature)
+                       answer_tokens(self, index), self.temperature)
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,31 @@ class Long:
     """Questions after a long opening, without an end. Every second opening is the same for all, as a system prompt is,
     and a prefix cache has it; the others are new from their first word, and have to be read.
 
-    sentences: of the opening, each about 15 tokens."""
+    sentences: of the opening, each about 15 tokens. vary: see `answer_tokens`."""
 
     sentences: int
     max_tokens: int
     temperature: float
     seed: int
     part: str
+    vary: float = 0.0
 
     def __getitem__(self, index: int) -> Request:
         whose = "all" if index % 2 else index
         opening = " ".join(f"Rule {self.seed}-{self.part}-{whose}-{k}: keep to what is known." for k in range(self.sentences))
         question = BRIEF["en"].format(number=f"{self.seed}-{self.part}-{index}")
         return Request([{"role": "user", "content": f"{opening} {question}"}],
-                       self.max_tokens, self.temperature)
+                       answer_tokens(self, index), self.temperature)
+
+
+def answer_tokens(load: Brief | Long, index: int) -> int:
+    """Tokens of an answer: max_tokens, or evenly spread over max_tokens · (1 ± vary), at random by seed, part, and index.
+
+    Streams whose answers are all of one length fall into step: they end together, are prefilled together, and a server
+    is measured in waves, the larger the longer its prefill. Unequal answers keep the streams apart, as users are."""
+    reach = min(round(load.max_tokens * load.vary), load.max_tokens - 1)
+    draw = zlib.crc32(f"{load.seed}-{load.part}-{index}-tokens".encode())
+    return load.max_tokens - reach + draw % (2 * reach + 1)
 
 
 @dataclass(frozen=True)

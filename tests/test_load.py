@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lib import load, metrics, records
 from lib.client import Client, Request
@@ -92,6 +94,20 @@ def test_the_same_seed_gives_the_same_requests_byte_for_byte(tmp_path):
             return [str(client.body(r)) for r in workloads.explain_ai(20, 10, 0.7, seed)]
     first, again, other = (asyncio.run(bodies(seed)) for seed in (1, 1, 2))
     assert first == again and first != other and len(set(first)) == 20
+
+
+@given(mean=st.integers(1, 300), vary=st.floats(0, 1), seed=st.integers(0, 9), kind=st.sampled_from(["Brief", "Long"]))
+def test_answers_of_unequal_lengths_keep_their_mean_and_come_again_with_their_seed(mean, vary, seed, kind):
+    from lib import workloads
+
+    def lengths(vary):
+        load = workloads.Brief(mean, 0.7, seed, "p", vary=vary) if kind == "Brief" else workloads.Long(2, mean, 0.7, seed, "p", vary)
+        return [load[k].max_tokens for k in range(300)]
+
+    found = lengths(vary)
+    assert found == lengths(vary) and lengths(0) == [mean] * 300
+    assert 1 <= min(found) and mean * (1 - vary) - 1 <= min(found) and max(found) <= mean * (1 + vary) + 1
+    assert abs(sum(found) / 300 - mean) <= 5 * (mean * vary + 1) / (3 * 300) ** 0.5  # five standard errors of a uniform mean
 
 
 def test_what_reaches_the_server_is_the_same_bytes_each_time(tmp_path):

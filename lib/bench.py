@@ -71,14 +71,15 @@ class Bench:
         """
         verdicts, rows = series.verdicts(), []
         (self.pending or {}).pop(series.name, None)
-        for metric, summary in series.summaries().items():
-            name, unit, _, formula = metrics.METRICS[metric]
-            rows.append({"metric": name, "values": len(series.values[metric]), "verdict": verdicts[metric]})
-            for row, estimate in summary.items():
-                self.run.publish(
-                    f"{series.name}.{metric.removesuffix('_s')}.{row}", f"{name}, {row}", estimate, unit, verdicts[metric],
-                    self.notebook, series.name, headline=row == "mean" and metric in headline, formula=formula,
-                    counts=series.counts)
+        with self.run.together():
+            for metric, summary in series.summaries().items():
+                name, unit, _, formula = metrics.METRICS[metric]
+                rows.append({"metric": name, "values": len(series.values[metric]), "verdict": verdicts[metric]})
+                for row, estimate in summary.items():
+                    self.run.publish(
+                        f"{series.name}.{metric.removesuffix('_s')}.{row}", f"{name}, {row}", estimate, unit, verdicts[metric],
+                        self.notebook, series.name, headline=row == "mean" and metric in headline, formula=formula,
+                        counts=series.counts)
         return pd.DataFrame(rows)
 
     async def alternate(self, name: str, variants: dict, rounds: int = 6, **options) -> dict[str, pd.DataFrame]:

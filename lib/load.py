@@ -179,6 +179,8 @@ async def _carry_out(plans: list[Plan], team: list[_Worker], watch: _Watch) -> l
         for worker in team:
             if not worker.pipe.closed:
                 loop.remove_reader(worker.pipe.fileno())
+    if not all(health):
+        raise UserError(patience.sentence(plans[0].series, records.to_frame([]), "time"))
     return sorted(health, key=lambda h: h["part"])
 
 

@@ -168,14 +168,15 @@ def rates_table(tried: pd.DataFrame, capacity: float) -> pd.DataFrame:
 def publish_levels(desk, closed: dict[int, Series], best: int) -> None:
     """Enter whole time, throughput, TTFT and TPOT of each level, in one table as the article's; of the level `best`
     everything, and its throughput as a headline."""
-    for metric, row, words in (("total_s", "mean", "whole time"), ("throughput_tps", "mean", "throughput"),
-                               ("ttft_s", "median", "TTFT"), ("tpot_s", "median", "TPOT")):
-        for streams, series in closed.items():
-            _, unit, _, formula = metrics.METRICS[metric]
-            desk.run.publish(f"{series.name}.at_once.{metric.removesuffix('_s')}", f"{words} with {streams} at once, {row}",
-                             series.summaries()[metric][row], unit, series.verdicts()[metric], desk.notebook, series.name,
-                             headline=metric == "throughput_tps" and streams == best, counts=series.counts, table="levels",
-                             formula=formula if series is next(iter(closed.values())) else "")
+    with desk.run.together():
+        for metric, row, words in (("total_s", "mean", "whole time"), ("throughput_tps", "mean", "throughput"),
+                                   ("ttft_s", "median", "TTFT"), ("tpot_s", "median", "TPOT")):
+            for streams, series in closed.items():
+                _, unit, _, formula = metrics.METRICS[metric]
+                desk.run.publish(f"{series.name}.at_once.{metric.removesuffix('_s')}", f"{words} with {streams} at once, {row}",
+                                 series.summaries()[metric][row], unit, series.verdicts()[metric], desk.notebook, series.name,
+                                 headline=metric == "throughput_tps" and streams == best, counts=series.counts, table="levels",
+                                 formula=formula if series is next(iter(closed.values())) else "")
     desk.publish(closed[best])
 
 

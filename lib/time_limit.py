@@ -23,6 +23,7 @@ SILENCE_S = 120.0  # the longest silence of a server that is waited out
 DEADLINE, WIDER, SILENCE = "WORKBOOK_DEADLINE", "WORKBOOK_TIME_FACTOR", "WORKBOOK_SILENCE_S"  # names in the environment
 NO_LENGTH = ("seed",)  # numbers that say nothing of how long something takes
 ENDING_S = 30.0  # of a run's own time: kept for its last pages, its report and the stop of its server
+AMPLE = 2.0  # times what is expected of a notebook: no plan is so exact that a good measurement should end with it
 LEAST_S = 10.0  # who has less of a run's time is left out: a kernel takes some seconds to begin
 MOST = 1e6  # minutes
 OF_RUN = "WORKBOOK_DEADLINE_OF_RUN"  # in the environment: the minutes of the run, where it is they that are over then
@@ -97,14 +98,14 @@ class Within:
 
 def share_s(left_s: float, name: str, steps: list[tuple[str, float]]) -> float:
     """Of the `left_s` of a run, what its notebook `name` may take: what those after it are not expected to take. Where there is not enough
-    for all, it still has what is expected of itself, so that the last ones are cut short and not the first; the report's time and the end's
-    are nobody's. 0 where that is too little to begin."""
+    for all, it still has amply what is expected of itself, so that the last ones are cut short and not the first; the report's time and the
+    end's are nobody's. 0 where that is too little to begin."""
     at = [step for step, _ in steps].index(name)
     expected_s, after, free_s = steps[at][1], dict(steps[at + 1:]), left_s - _kept_s()
-    share = max(expected_s, free_s - sum(after.values()))
+    share = free_s - sum(after.values())
     if name == REPORT:
-        return share
-    share = min(share, free_s - after.get(REPORT, 0.0))
+        return max(expected_s, share)
+    share = min(max(AMPLE * expected_s, share), free_s - after.get(REPORT, 0.0))
     return share if share >= LEAST_S else 0.0
 
 

@@ -154,19 +154,20 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
     run, starts = todo.desk.run, todo.starts
     chosen, _ = tuning.recommend(found)
     formula = f"exp(m − m of the baseline), {tuning.LEVEL:.1%} interval over starts"
-    for name, row in found[found["state"] == "measured"].iterrows():
-        doubts = [d for d in starts.loc[starts["name"] == name, "doubt"].dropna() if d != "valid"]
-        verdict = f"{doubts[0]} (in {len(doubts)} of {row['starts']} starts)" if doubts else "valid"
-        for key, metric in tuning.METRICS.items():
-            value, *ratio = (row.get(f"{key}.{part}", math.nan) for part in ("value", "ratio", "low", "high"))
-            shown = {"value": stats.Estimate(value * metric.factor, math.nan, math.nan, row["starts"])}
-            shown |= {tuning.RATIO.replace("-", " "): stats.Estimate(*ratio, row["starts"])} if name != tuning.BASELINE else {}
-            judged = verdict if key in (*tuning.SPEED, "alone_tpot_s", "long_ttft_s") else "valid"
-            for what, estimate in shown.items() if math.isfinite(value) else ():
-                unit, told = (metric.unit, metric.formula) if what == "value" else ("", formula)
-                run.publish(f"tuning.{row['letter']}.{key}.{what.replace(' ', '-')}", f"{name}: {metric.name}, {what}", estimate,
-                            unit, judged, todo.desk.notebook, SERIES, formula=told, table="configurations",
-                            headline=what != "value" and name == chosen and key == "throughput_tps")
+    with run.together():
+        for name, row in found[found["state"] == "measured"].iterrows():
+            doubts = [d for d in starts.loc[starts["name"] == name, "doubt"].dropna() if d != "valid"]
+            verdict = f"{doubts[0]} (in {len(doubts)} of {row['starts']} starts)" if doubts else "valid"
+            for key, metric in tuning.METRICS.items():
+                value, *ratio = (row.get(f"{key}.{part}", math.nan) for part in ("value", "ratio", "low", "high"))
+                shown = {"value": stats.Estimate(value * metric.factor, math.nan, math.nan, row["starts"])}
+                shown |= {tuning.RATIO.replace("-", " "): stats.Estimate(*ratio, row["starts"])} if name != tuning.BASELINE else {}
+                judged = verdict if key in (*tuning.SPEED, "alone_tpot_s", "long_ttft_s") else "valid"
+                for what, estimate in shown.items() if math.isfinite(value) else ():
+                    unit, told = (metric.unit, metric.formula) if what == "value" else ("", formula)
+                    run.publish(f"tuning.{row['letter']}.{key}.{what.replace(' ', '-')}", f"{name}: {metric.name}, {what}", estimate,
+                                unit, judged, todo.desk.notebook, SERIES, formula=told, table="configurations",
+                                headline=what != "value" and name == chosen and key == "throughput_tps")
     rundir.write_json(run.path / "tuning.json", {
         "spec": todo.spec, "load": dataclasses.asdict(todo.load), "configurations": [dataclasses.asdict(c) for c in todo.configurations],
         "dropped": todo.dropped, "ended": todo.ended, "summary": _plain(found.reset_index()), "starts": _plain(starts),

@@ -9,6 +9,7 @@ from lib import asking, bench, health, load, metrics, patience, rundir, time_lim
 from lib.client import Request
 from lib.errors import UserError
 from lib.fault_proxy import Fault, between
+from lib.load import _Watch as Watch
 from lib.patience import Patience
 from lib.records import Record, to_frame
 from lib.server import Server
@@ -83,11 +84,19 @@ def test_a_server_that_hangs_ends_the_series_after_one_wait_of_all_streams(desk,
 
 
 def test_a_reply_that_never_ends_is_broken_off_when_the_notebooks_time_is_over(desk, monkeypatch):
-    monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + 2.5))
+    monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + 6))
     with pytest.raises(UserError, match="the notebook's time was over.*6 of 8 .*broken off here"):
         measured(desk, Fault("drip", seconds=5.0, begin=6), count=1000)
     with pytest.raises(UserError, match="was not begun"):
         asyncio.run(desk.measure("t", [Request([], 1)]))
+
+
+def test_a_series_for_which_no_time_is_left_says_so_and_sends_nothing(desk, monkeypatch):
+    """It has some when the workers are asked, and none when they are ready."""
+    monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + 60))
+    monkeypatch.setattr(load, "_Watch", lambda bar, narrow, patience, left_s: Watch(bar, narrow, patience, 0.0))
+    with pytest.raises(UserError, match="time was over. No request was sent"):
+        measured(desk, count=4)
 
 
 def test_a_series_wanted_come_what_may_says_it_in_its_own_words(desk, monkeypatch):

@@ -2,7 +2,7 @@
 import pytest
 from bs4 import BeautifulSoup
 
-from lib import report, rundir
+from lib import hiding, report, rundir
 from lib.errors import UserError
 from lib.rundir import RunDir
 from lib.stats import Estimate
@@ -24,6 +24,29 @@ def test_a_figure_stands_with_interval_sample_size_and_verdict(run):
     publish(run, headline=True)
     text = report.as_text(report.build(run))
     assert all(word in text for word in ("12.35 ms", "11.9", "12.8", "n = 40", "valid"))
+
+
+def test_figures_entered_together_are_all_there_in_their_order_even_where_something_fails(run):
+    publish(run, "a")
+    with pytest.raises(UserError), run.together():
+        publish(run, "b", name="an old name")
+        with run.together():
+            publish(run, "c")
+        publish(run, "b", name="a new name")
+        assert list(run.figures()) == ["a"], "written at the end"
+        raise UserError("the next cannot be computed")
+    publish(run, "d")
+    assert list(run.figures()) == ["a", "b", "c", "d"] and run.figures()["b"]["name"] == "a new name"
+
+
+def test_what_must_not_be_seen_is_hidden_in_a_figure_that_is_added(run, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "k-hidden-4711")
+    hiding.learn()
+    publish(run, "a", name="asked with k-hidden-4711")
+    with run.together():
+        publish(run, "b", name="k-hidden-4711 again")
+    text = (run.path / "figures.json").read_text()
+    assert "4711" not in text and text.count("***") == 2
 
 
 def test_no_line_breaks_within_a_unit_or_an_interval_and_a_long_remark_does_not_widen_the_table(run):

@@ -90,7 +90,8 @@ def test_a_notebook_has_what_those_after_it_are_not_expected_to_take():
 
 def test_where_it_is_too_little_for_all_the_last_are_cut_short_and_not_the_first():
     left_s = KEPT_S + 345
-    assert share_s(left_s, "00_setup", STEPS) == 20 and share_s(left_s - 20, "06_tuning", STEPS) == 300
+    assert share_s(left_s, "00_setup", STEPS) == 40, "amply what is expected, since no plan is exact"
+    assert share_s(left_s - 20, "06_tuning", STEPS) == 320
     assert share_s(left_s - 320, "08_endurance", STEPS) == 20, "not what the report needs"
     assert share_s(left_s - 335, "08_endurance", STEPS) == 0, "its kernel would hardly begin"
     assert share_s(-1000.0, "09_report", STEPS) == 5, "which is always run"
@@ -110,7 +111,7 @@ def test_the_smaller_limit_counts_and_nobodys_minutes_are_no_limit():
     assert within(3000).limit(600.0, "06_tuning", STEPS) == Limit(600.0)
     for own_s in (600.0, None):  # None: WORKBOOK_TIME_FACTOR=0
         limit = within(KEPT_S + 445).limit(own_s, "06_tuning", STEPS)
-        assert limit.seconds == pytest.approx(400, abs=1) and limit.minutes == 60 and limit.lasts
+        assert limit.seconds == pytest.approx(440, abs=1) and limit.minutes == 60 and limit.lasts
     assert not within(60).limit(600.0, "06_tuning", STEPS).lasts
 
 

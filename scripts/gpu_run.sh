@@ -14,6 +14,7 @@ flags="--max-model-len 32768 --limit-mm-per-prompt '{\"image\":4,\"video\":0}' -
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 name=gpu-$(date +%Y-%m-%d-%H%M%S)
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+unset PYTHONDONTWRITEBYTECODE  # each of the servers that 06 starts would compile vLLM anew: ten seconds
 
 "$python" -c 'from lib.telemetry import Gpus; print("NVML:", Gpus().sample())'
 # The run ends by itself before that, with a report. Should it not, the interrupt ends it: what is there is reported, the server is stopped.

@@ -58,7 +58,7 @@ def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
             "name": name,
             "title": _title(name),
             "state": states.get(name, {"status": "run by hand"}),
-            "page": f"html/{name}.html" if NAME.fullmatch(name) and (run.path / "html" / f"{name}.html").exists() else None,
+            "page": next((page for page in (f"html/{name}.html", f"notebooks/{name}.ipynb") if NAME.fullmatch(name) and (run.path / page).exists()), None),
             "series": _series([f for f in figures.values() if f["notebook"] == name], run.series()),
             "tuning": tables_tuning.section(read_json(run.path / "tuning.json", None)) if name == "06_tuning" else None,
             "plots": [p | {"data": _embedded(run, p["file"])} for p in plots.values() if p["notebook"] == name],

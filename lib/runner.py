@@ -65,8 +65,8 @@ class Plan:
                           *self.within.shortage(sum(seconds for _, seconds in start), own)])
 
     def needs_no_server(self) -> bool:
-        """Is only the report left of a run?"""
-        return self.resumed and self.notebooks == [REPORT]
+        """Is the report all that is asked for, or left of a run?"""
+        return self.notebooks == [REPORT]
 
     def limit_s(self, name: str) -> float | None:
         """The longest that a notebook may take: see lib.time_limit."""

@@ -193,3 +193,11 @@ def test_the_report_needs_no_server_so_none_is_started_for_it(run_name, monkeypa
         runner._measure(todo, RunDir(run_name), started)
     assert ran == ["06_tuning", "09_report", "02_single_request"]
     assert asked == [("", False), ("06_tuning", True)]
+
+
+def test_a_run_of_the_report_alone_starts_no_server(run_name, monkeypatch):
+    monkeypatch.setattr(runner.launch, "open_server", lambda *asked: pytest.fail("a server was started"))
+    todo = runner.plan("smoke", "embedded", ["09"], {}, name=run_name)
+    assert "server" not in todo.announced()
+    folder, well = runner.run(todo)
+    assert well and "This run holds no figures" in report.as_text(folder.path / "report.html")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from ast import literal_eval
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,12 +24,12 @@ from traitlets.config import Config
 
 from lib import (DATA, NOTEBOOKS, OUTPUTS, ROOT, bench, cluster, configurations, hold, launch, preflight, reading, repeat, report, resume, schedule,
                  time_limit, tuning_run, vllm_flags)
-from lib.errors import UserError
+from lib.errors import OutOfTime, UserError
 from lib.hiding import hide, hide_in
-from lib.keeper import Keeper
+from lib.keeper import Keeper, say
 from lib.progress import mirrored
 from lib.rundir import RunDir, write_text
-from lib.server import plain
+from lib.server import Server, plain
 
 PROFILES = DATA / "profiles"
 REPORT, TUNING = time_limit.REPORT, "06_tuning"
@@ -294,19 +295,14 @@ def _carry_out(todo: Plan, folder: RunDir) -> bool:
 
 def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
     """The server, and one notebook after another against it."""
-    if todo.needs_no_server():
-        folder.make_latest()
-        return _execute(folder, REPORT, todo.parameters, "")
-    with todo.awaiting_server():
-        server = started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
-    about = bench.describe(server)
-    repeat.same_server(folder, about["facts"], folder.info().get("facts", {}))
-    folder.update_info(**about)
+    def start() -> Server:
+        return started.enter_context(launch.open_server(todo.server, todo.flags, folder.path))
+
+    server = None if todo.needs_no_server() else _first_server(todo, folder, start)
     folder.make_latest()
     os.environ["WORKBOOK_LOAD"] = todo.load
-    os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
     with schedule.Bar(todo.schedule(), file=sys.stderr) as bar, mirrored(bar, folder.path / ".progress"):
-        keeper = Keeper(server, folder, lambda: started.enter_context(launch.open_server(todo.server, todo.flags, folder.path)))
+        keeper = Keeper(server, folder, start)
         try:
             last = ""
             for name in todo.notebooks:
@@ -316,10 +312,25 @@ def _measure(todo: Plan, folder: RunDir, started: ExitStack) -> None:
                     with todo.awaiting_server():
                         server, last = keeper.server(last, made_room=last == TUNING and not server.embedded), name
                     limit = todo.limit(name)
-                _execute(folder, name, todo.parameters, server.url, limit)
+                _execute(folder, name, todo.parameters, server.url if server else "", limit)
                 bar.update()
         except KeyboardInterrupt:
             bar.write("interrupted: writing the report of what is there", file=sys.stderr)
+
+
+def _first_server(todo: Plan, folder: RunDir, start: Callable[[], Server]) -> Server | None:
+    """The run's server, described in run.json. None where the run's time was over before it answered: then there is none for a
+    notebook that measures either (lib.time_limit), and the report says why."""
+    try:
+        with todo.awaiting_server():
+            server = start()
+    except OutOfTime as error:
+        return say(folder, "", str(error))
+    about = bench.describe(server)
+    repeat.same_server(folder, about["facts"], folder.info().get("facts", {}))
+    folder.update_info(**about)
+    os.environ["WORKBOOK_API_KEY"] = server.api_key or ""  # to the kernels; never into a notebook
+    return server
 
 
 def _full(folder: RunDir) -> str:

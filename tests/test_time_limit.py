@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib import OUTPUTS, ROOT, cli, launch, report, runner, time_limit, tuning_run
-from lib.errors import UserError
+from lib.errors import OutOfTime, UserError
 from lib.rundir import RunDir
 from lib.server import Server
 from lib.time_limit import Limit, Within, share_s
@@ -132,7 +132,7 @@ def test_a_server_has_until_nothing_is_left_to_measure_it():
 
 def test_a_start_that_the_runs_time_does_not_last_for_is_given_up_and_says_why(tmp_path):
     alive = type("Alive", (), {"alive": lambda self: True})()
-    with time_limit.known(within(10).for_a_server(STEPS)), pytest.raises(UserError, match="the time for it was over .*--within 60"):
+    with time_limit.known(within(10).for_a_server(STEPS)), pytest.raises(OutOfTime, match="the time for it was over .*--within 60"):
         launch._await_answer(alive, "http://127.0.0.1:9", "", tmp_path / "server.log", "a model", time.monotonic())
     assert time_limit.left_s() is None
 
@@ -162,6 +162,23 @@ def test_what_there_is_no_time_for_is_left_out_without_a_server_and_the_report_s
     assert not well and [Path(page).name for page in ran] == ["09_report.ipynb"] and asked == [] and states["09_report"]["status"] == "done"
     assert all(states[name] == Limit(0.0, 0.5).left_out() for name in ("02_single_request", "08_endurance"))
     assert "left out for lack of time: the run was to end within 0.5 minutes" in report.as_text(folder.path / "report.html")
+
+
+def test_where_the_server_is_not_up_in_time_the_report_says_so(run_name, monkeypatch, capsys):
+    """It loads for ever, as a large model may."""
+    stopped = []
+    loads = type("Loads", (), {"pid": 0, "alive": lambda self: True, "stop": lambda self: stopped.append(self)})
+    monkeypatch.setattr(launch, "GuardedProcess", lambda *given: loads())
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda source, target, **options: shutil.copy(source, target))
+    monkeypatch.setattr(sys, "argv", ["workbook", "run", "02", "09", "--server", "embedded", "--within", "0.5", "--name", run_name])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    told, states = capsys.readouterr(), RunDir(run_name).info()["notebooks"]
+    assert end.value.code == 1 and len(stopped) == 1
+    assert states["02_single_request"] == Limit(0.0, 0.5).left_out() and states["09_report"]["status"] == "done"
+    why = "vLLM gave no answer within"
+    assert why in report.as_text(OUTPUTS / run_name / "report.html") and why in told.err and "--within 0.5" in told.err
+    assert f"`workbook run --resume {run_name}` goes on with it" in told.err and f"outputs/{run_name}/report.html" in told.out
 
 
 def test_a_real_run_ends_within_its_minutes_with_what_it_has(as_user, run_name, monkeypatch, capsys):

@@ -42,9 +42,10 @@ def run(
     from lib import time_limit
 
     ends = time_limit.Within(within)  # its minutes count from here
-    from lib import again, finished, report, runner
+    from lib import again, finished, plans, report, runner
+    from lib.resume import goes_on
 
-    given = {"profile": profile, "notebooks": notebooks or [], "parameters": runner.parse_parameters(parameter or []), "flags": flags}
+    given = {"profile": profile, "notebooks": notebooks or [], "parameters": plans.parse_parameters(parameter or []), "flags": flags}
     if resume and (like or name):
         raise errors.UserError(f"--resume goes on in the run's own folder: leave --{'like' if like else 'name'} out")
     if like and any(given.values()):
@@ -55,7 +56,7 @@ def run(
         like = str(finished.open_run(like).path)  # before hours pass: what could not be compared
         todo = again.repeated(Path(like).name, server, name, load)
     else:
-        todo = runner.plan(profile or "smoke", server, given["notebooks"], given["parameters"], flags, name, load)
+        todo = plans.make(profile or "smoke", server, given["notebooks"], given["parameters"], flags, name, load)
     todo.within = dataclasses.replace(ends, minutes=within or todo.within.minutes)
     folder, well = runner.run(todo)
     print(report.shown(folder.path / "report.html"))
@@ -64,7 +65,7 @@ def run(
     if like:
         _compared([like, str(folder.path)])
     if not well:
-        print(f"this run is unfinished: {runner.goes_on(folder.name)}", file=sys.stderr)
+        print(f"this run is unfinished: {goes_on(folder.name)}", file=sys.stderr)
         raise typer.Exit(1)
 
 

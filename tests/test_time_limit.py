@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import OUTPUTS, ROOT, cli, launch, report, runner, time_limit, tuning_run
+from lib import OUTPUTS, ROOT, catalog, cli, execution, launch, plans, report, runner, time_limit, tuning_run
 from lib.errors import OutOfTime, UserError
 from lib.rundir import RunDir
 from lib.server import Server
@@ -31,14 +31,14 @@ def test_the_limit_is_wide_of_the_plan_and_grows_with_what_the_plan_does_not_hee
 
 def test_every_notebook_of_every_profile_has_a_limit_far_beyond_its_plan():
     for profile in ("smoke", "quick", "hour"):
-        todo = runner.plan(profile, "http://127.0.0.1:9", [], {})
+        todo = plans.make(profile, "http://127.0.0.1:9", [], {})
         assert all(todo.limit_s(name) >= 5 * seconds + 300 for name, seconds in todo.schedule().steps)
 
 
 def test_six_configurations_in_two_rounds_have_time_for_all_of_them():
-    profile = runner.load_profile("smoke")
+    profile = catalog.load_profile("smoke")
     takes = profile.pop("takes")
-    usual, more = (runner.Plan("smoke", "embedded", ["06_tuning"], profile | asked, takes=takes).limit_s("06_tuning") - 300 for asked in (
+    usual, more = (plans.Plan("smoke", "embedded", ["06_tuning"], profile | asked, takes=takes).limit_s("06_tuning") - 300 for asked in (
         {}, {"configurations": ["cpu"], "tuning_rounds": 2}))
     assert usual == 5 * 165 and more == 4 * usual, "twice the configurations, twice"
 
@@ -60,11 +60,11 @@ def test_a_cell_that_hangs_is_ended_and_said_so(run_name, tmp_path, monkeypatch,
     """The second does not heed the interruption: its kernel is ended."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time; print('measured')"), nbformat.v4.new_code_cell(hangs)])
     nbformat.write(book, tmp_path / "01_hangs.ipynb")
-    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(runner, "declared_parameters", lambda name: {})
+    monkeypatch.setattr(catalog, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(catalog, "declared_parameters", lambda name: {})
     monkeypatch.setattr(time_limit, "GRACE_S", 0.0)
     monkeypatch.setattr(time_limit, "KILL_S", 1.0)
-    runner._execute(RunDir(run_name), "01_hangs", {}, "", Limit(3.0))
+    execution.execute(RunDir(run_name), "01_hangs", {}, "", Limit(3.0))
     state = RunDir(run_name).info()["notebooks"]["01_hangs"]
     assert state["status"] == "failed" and "its time of 3 s was over at" in state["error"] and time_limit.WIDER in state["error"]
     assert "measured" in (OUTPUTS / run_name / "notebooks" / "01_hangs.ipynb").read_text()
@@ -118,7 +118,7 @@ def test_what_will_not_fit_is_one_line_before_anything_starts():
     assert "08_endurance will be cut short" in told and "06_tuning" not in told and "\n" not in told
     told, = within(KEPT_S + 230).shortage(100.0, STEPS)
     assert "06_tuning will be cut short; 08_endurance will be left out" in told and "00_setup" not in told and "09_report" not in told
-    todo = runner.plan("hour", "embedded", [], {})
+    todo = plans.make("hour", "embedded", [], {})
     todo.within = Within(5)
     assert "left out" in todo.announced().splitlines()[-1] and "08_endurance" in todo.announced().splitlines()[-1]
 
@@ -151,9 +151,9 @@ def test_what_there_is_no_time_for_is_left_out_without_a_server_and_the_report_s
     monkeypatch.setattr(runner, "Keeper", lambda *given: kept())
     monkeypatch.setattr(runner.launch, "open_server", lambda *given: contextlib.nullcontext(Server("http://127.0.0.1:9", "m")))
     monkeypatch.setattr(runner.bench, "describe", lambda server: {"facts": {}})
-    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda source, target, **options: ran.append(shutil.copy(source, target)))
+    monkeypatch.setattr(execution.papermill, "execute_notebook", lambda source, target, **options: ran.append(shutil.copy(source, target)))
     monkeypatch.setattr(RunDir, "make_latest", lambda self: None)
-    todo = runner.plan("smoke", "http://127.0.0.1:9", ["02", "09", "08"], {}, name=run_name)
+    todo = plans.make("smoke", "http://127.0.0.1:9", ["02", "09", "08"], {}, name=run_name)
     todo.within = Within(0.5)
     folder, well = runner.run(todo)
     states = folder.info()["notebooks"]
@@ -167,7 +167,7 @@ def test_where_the_server_is_not_up_in_time_the_report_says_so(run_name, monkeyp
     stopped = []
     loads = type("Loads", (), {"pid": 0, "alive": lambda self: True, "stop": lambda self: stopped.append(self)})
     monkeypatch.setattr(launch, "GuardedProcess", lambda *given: loads())
-    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda source, target, **options: shutil.copy(source, target))
+    monkeypatch.setattr(execution.papermill, "execute_notebook", lambda source, target, **options: shutil.copy(source, target))
     monkeypatch.setattr(sys, "argv", ["workbook", "run", "02", "09", "--server", "embedded", "--within", "0.5", "--name", run_name])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -191,6 +191,7 @@ def test_a_real_run_is_ended_by_its_minutes_with_what_it_has(as_user, run_name, 
     assert "08_endurance will be cut short; 02_single_request will be left out" in told.out
     assert states["08_endurance"]["status"] == "done" and "left out for lack of time" in states["02_single_request"]["error"]
     assert "the notebook's time was over" in RunDir(run_name).series()["endurance"]["mishap"], "in good order"
+    assert "Series endurance: the notebook's time was over" in report.as_text(OUTPUTS / run_name / "report.html")
     assert states["09_report"]["status"] == "done" and any(id.startswith("endurance.") for id in RunDir(run_name).figures())
     assert f"`workbook run --resume {run_name}` goes on with it" in told.err
 

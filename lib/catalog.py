@@ -1,9 +1,8 @@
 """What there is to run: the notebooks, the parameters that each declares, the profiles."""
+import ast
 import difflib
-from ast import literal_eval
+import json
 from pathlib import Path
-
-import papermill
 
 from lib import DATA, NOTEBOOKS, reading, schedule
 from lib.errors import UserError
@@ -33,8 +32,9 @@ def find_notebook(asked: str) -> str:
 
 def declared_parameters(notebook: str) -> dict:
     """Parameter -> default value, from the cell tagged `parameters`."""
-    found = papermill.inspect_notebook(str(source(notebook)))
-    return {name: literal_eval(entry["default"]) for name, entry in found.items()}
+    cells = json.loads(source(notebook).read_bytes())["cells"]
+    lines = ast.parse("".join(next((cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", ())), ""))).body
+    return {line.target.id: ast.literal_eval(line.value) for line in lines if isinstance(line, ast.AnnAssign)}
 
 
 def load_profile(profile: str) -> dict:

@@ -3,7 +3,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from lib import catalog, cluster, configurations, launch, preflight, reading, schedule, time_limit, tuning_run, vllm_flags
+from lib import catalog, configurations, launch, preflight, reading, schedule, time_limit, vllm_flags
 from lib.errors import UserError
 from lib.server import plain
 from lib.time_limit import REPORT
@@ -93,8 +93,12 @@ def make(profile: str, server: str, notebooks: list[str], parameters: dict, flag
     if started_with and not launch.is_url(server):  # vLLM is asked once for all its flags: no longer than a start that fails
         configurations.check_flags(started_with, vllm_flags.known())
     if catalog.TUNING in chosen and not launch.is_url(server):  # hours may pass before that notebook could tell
+        from lib import tuning_run  # it imports all that measures, which takes seconds
+
         tuning_run.checked(merged.get("configurations", known["configurations"]), merged.get("tuning_model") or server, started_with)
     if load:
+        from lib import cluster
+
         cluster.check(load)
     name = name or datetime.now().strftime(f"%Y-%m-%d_%H%M%S_{profile}")
     return Plan(profile, server, list(dict.fromkeys(chosen)), merged, flags, name, load, takes)

@@ -3,12 +3,13 @@ import contextlib
 import json
 import math
 import os
+import subprocess
 import sys
 
 import nbformat
 import pytest
 
-from lib import NOTEBOOKS, OUTPUTS, again, catalog, cli, execution, metrics, plans, records, report, runner
+from lib import NOTEBOOKS, OUTPUTS, ROOT, again, catalog, cli, execution, metrics, plans, records, report, runner
 from lib.errors import UserError
 from lib.rundir import RunDir
 from lib.server import Server
@@ -162,6 +163,14 @@ def test_a_mistyped_command_is_one_line(words, monkeypatch, capsys, run_name):
         cli.main()
     lines = capsys.readouterr().err.strip().splitlines()
     assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
+
+
+@pytest.mark.parametrize("words", [["run", "--profile", "smok"], ["run", "99"], ["run", "-p", "requests", "-5"], ["run", "--within", "0"], ["report", "nowhere"]])
+def test_a_mistyped_command_is_told_before_what_takes_seconds_is_imported(words):
+    told = subprocess.run([sys.executable, "-c", "import sys\nfrom lib import cli\ntry:\n    cli.main()\nfinally:\n    print(*sys.modules)", *words],
+                          cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.stderr.startswith("error: "), told.stderr
+    assert not {"openai", "pandas", "scipy", "nbformat", "papermill", "IPython"} & set(told.stdout.split())
 
 
 def test_a_mistyped_option_names_the_nearest_and_the_help_of_its_own_command(monkeypatch, capsys):

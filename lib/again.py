@@ -1,18 +1,18 @@
 """Plans to go on with a run that was cut off, and to make a finished one again."""
 import sys
 
-from lib import launch, repeat, resume, rundir, runner, time_limit
+from lib import catalog, launch, plans, repeat, resume, rundir, time_limit
 from lib.errors import UserError
 
 
-def resumed(word: str, server: str, **given) -> runner.Plan:
+def resumed(word: str, server: str, **given) -> plans.Plan:
     """The plan to go on with a run. given: profile, notebooks, parameters, flags and load as a user may have typed them; None or empty is
     the run's own, and anything else is refused. Raises UserError where there is nothing to go on with, or it cannot be."""
     run = rundir.find(word)
     known = repeat.plan_of(run)
     if reason := repeat.other_version(run):
         raise UserError(f"run {run.name} cannot be gone on with: {reason}; restore that version, or make the run again with --like {run.name}")
-    given = given | {"notebooks": list(dict.fromkeys(runner.find_notebook(n) for n in given.get("notebooks") or []))}
+    given = given | {"notebooks": list(dict.fromkeys(catalog.find_notebook(n) for n in given.get("notebooks") or []))}
     asked = given.pop("parameters", {})
     other = [f"{key} {known[key]!r}, not {value!r}" for key, value in given.items() if value and value != known[key]]
     other += [f"{key} {known['parameters'].get(key, 'by default')!r}, not {value!r}" for key, value in asked.items()
@@ -27,7 +27,7 @@ def resumed(word: str, server: str, **given) -> runner.Plan:
     return todo
 
 
-def repeated(word: str, server: str, name: str = "", load: str = "") -> runner.Plan:
+def repeated(word: str, server: str, name: str = "", load: str = "") -> plans.Plan:
     """The plan to make a finished run again, on its own server or another one; where another version of the workbook or of what
     it stands on made it, that is said. Raises UserError."""
     run = rundir.find(word)
@@ -39,7 +39,7 @@ def repeated(word: str, server: str, name: str = "", load: str = "") -> runner.P
     return todo
 
 
-def _recorded(known: dict, server: str, name: str) -> runner.Plan:
+def _recorded(known: dict, server: str, name: str) -> plans.Plan:
     own = launch.named(server) if server != "auto" else known["server"]
     flags = "" if launch.is_url(own) else known["flags"]
-    return runner.plan(known["profile"], own, known["notebooks"], {}, flags, name, known["load"], known["parameters"])
+    return plans.make(known["profile"], own, known["notebooks"], {}, flags, name, known["load"], known["parameters"])

@@ -1,11 +1,14 @@
 """What a server takes, so that too much is refused in one line before any load is sent."""
 import json
+from typing import TYPE_CHECKING
 
 from lib import DATA, images
-from lib.client import Request
 from lib.errors import UserError
 from lib.pixels import Processor, tokens
 from lib.server import Server
+
+if TYPE_CHECKING:
+    from lib.client import Request
 
 FLAG = "--limit-mm-per-prompt"
 
@@ -70,7 +73,7 @@ def parse_sizes(texts: list[str]) -> list[tuple[int, int]]:
         raise UserError(f"sizes {texts}: each is width x height in pixels, like 1024x768")
 
 
-async def try_one(server: Server, request: Request) -> int:
+async def try_one(server: Server, request: "Request") -> int:
     """Send one request, in no figure -> its prompt tokens. Says in one line why the server refuses it, if it does."""
     async with server.client() as client:
         record = await client.chat(request)

@@ -1,4 +1,4 @@
-"""The `workbook` command. Each command imports what it needs, so that a typing mistake is told at once."""
+"""The `workbook` command. Each command imports what it needs when it needs it, so that a typing mistake is told at once."""
 import dataclasses
 import os
 import shutil
@@ -42,20 +42,27 @@ def run(
     from lib import time_limit
 
     ends = time_limit.Within(within)  # its minutes count from here
-    from lib import again, finished, report, runner
+    from lib import plans
 
-    given = {"profile": profile, "notebooks": notebooks or [], "parameters": runner.parse_parameters(parameter or []), "flags": flags}
+    given = {"profile": profile, "notebooks": notebooks or [], "parameters": plans.parse_parameters(parameter or []), "flags": flags}
     if resume and (like or name):
         raise errors.UserError(f"--resume goes on in the run's own folder: leave --{'like' if like else 'name'} out")
     if like and any(given.values()):
         raise errors.UserError(f"--like makes a run again as it was: leave out {', '.join(k for k, v in given.items() if v)}")
     if resume:
+        from lib import again
+
         todo = again.resumed(resume, server, load=load, **given)
     elif like:
+        from lib import again, finished
+
         like = str(finished.open_run(like).path)  # before hours pass: what could not be compared
         todo = again.repeated(Path(like).name, server, name, load)
     else:
-        todo = runner.plan(profile or "smoke", server, given["notebooks"], given["parameters"], flags, name, load)
+        todo = plans.make(profile or "smoke", server, given["notebooks"], given["parameters"], flags, name, load)
+    from lib import report, runner  # they take seconds, which a mistyped command is told without
+    from lib.resume import goes_on
+
     todo.within = dataclasses.replace(ends, minutes=within or todo.within.minutes)
     folder, well = runner.run(todo)
     print(report.shown(folder.path / "report.html"))
@@ -64,7 +71,7 @@ def run(
     if like:
         _compared([like, str(folder.path)])
     if not well:
-        print(f"this run is unfinished: {runner.goes_on(folder.name)}", file=sys.stderr)
+        print(f"this run is unfinished: {goes_on(folder.name)}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -106,9 +113,11 @@ def lab(
 @app.command("report")
 def report_(name: Annotated[str, typer.Argument(metavar="RUN", help="a run under outputs/")] = "latest") -> None:
     """Write a run's report again from its files; needs no server."""
-    from lib import finished, report, rundir
+    from lib import rundir
 
     run = rundir.find(name)
+    from lib import finished, report
+
     with finished.reading(run.name, "no report can be made of it"):
         print(report.shown(report.build(run)))
 
@@ -120,9 +129,11 @@ def claims(
     lang: Annotated[str, typer.Option(help="en or zh")] = "en",
 ) -> None:
     """Hold published claims against a run: the article's, or those of a file."""
-    from lib import claim_rules, claim_words, finished, report, rundir
+    from lib import rundir
 
     run = rundir.find(name)
+    from lib import claim_rules, claim_words, finished, report
+
     with finished.reading(run.name, "the claims cannot be held against it"):
         print(claim_words.as_text(claim_rules.of_file(run, file, lang), lang))
         if (run.path / "claims.yaml").exists():
@@ -161,9 +172,12 @@ def publish(
     format: Annotated[str, typer.Option(help="md (with its plots), html (one file), or ipynb (the notebooks without code)")] = "md",
 ) -> None:
     """Write a run's blog draft, every number of which is one of its figures; needs no server."""
-    from lib import finished, publish as publishing, report, rundir
+    from lib import rundir
 
-    page, run = publishing.publish(name, lang, format), rundir.find(name)
+    run = rundir.find(name)
+    from lib import finished, publish as publishing, report
+
+    page = publishing.publish(name, lang, format)
     if left := finished.unfinished(run.info()):
         whole = finished.last_whole()
         print(hide(f"run {run.name} is unfinished ({left}), and its draft says so; " +

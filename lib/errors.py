@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""What a user is meant to read of what went wrong."""
 import asyncio
 import sys
 import time
@@ -23,6 +23,10 @@ class UserError(Exception):
 
     def _render_traceback_(self):  # IPython's hook for exceptions that draw themselves
         return [f"{type(self).__name__}: {self}"]
+
+
+class OutOfTime(UserError):
+    """A server for which a run's time was over before it answered; nothing was wrong with it until then."""
 
 
 def in_one_line(keep: Callable[[], object]) -> None:

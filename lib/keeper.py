@@ -24,9 +24,9 @@ ANSWER_S = 15.0  # a server that does not say that it is well for so long is not
 
 
 class Keeper:
-    """`start`: starts the run's server and returns it, for servers that are ours."""
+    """`start`: starts the run's server and returns it, for servers that are ours. `server`: None where no notebook will ask for it."""
 
-    def __init__(self, server: Server, folder: RunDir, start: Callable[[], Server]):
+    def __init__(self, server: Server | None, folder: RunDir, start: Callable[[], Server]):
         self._server, self._folder, self._start = server, folder, start
         self._helped = False
 
@@ -78,9 +78,14 @@ class Keeper:
                   f"the server did not answer any more, nor did it within {waited:.0f} s of waiting")
 
     def _say(self, after: str, what: str) -> None:
-        event = {"at": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"), "notebook": after, "what": what}
-        self._folder.update_info(events=[*self._folder.info().get("events", []), event])
-        tqdm.write(hide(f"{event['at'][11:19]} {f'after {after}: ' if after else ''}{what}"), file=sys.stderr)
+        say(self._folder, after, what)
+
+
+def say(folder: RunDir, after: str, what: str) -> None:
+    """Enter what happened to a run's server, and tell it. after: the last notebook, "" before the first."""
+    event = {"at": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"), "notebook": after, "what": what}
+    folder.update_info(events=[*folder.info().get("events", []), event])
+    tqdm.write(hide(f"{event['at'][11:19]} {f'after {after}: ' if after else ''}{what}"), file=sys.stderr)
 
 
 def answers(server: Server) -> bool:

@@ -20,7 +20,7 @@ import httpx2
 import psutil
 
 from lib import DATA, OUTPUTS, ROOT, hold, machine, model_shape, time_limit, troubles
-from lib.errors import UserError
+from lib.errors import OutOfTime, UserError
 from lib.hiding import hide, learn
 from lib.progress import progress
 from lib.rundir import write_json
@@ -252,9 +252,11 @@ def _await_answer(process: GuardedProcess, url: str, key: str, log: Path, name: 
     with progress(None, f"starting vLLM with {name}") as bar:
         while process.alive():
             bar.refresh()
-            if (waited := time.monotonic() - began) > START_LIMIT_S or time_limit.is_over():
-                over = f", and the time for it was over ({time_limit.longer()})" if time_limit.is_over() else ""
-                raise UserError(f"vLLM gave no answer within {waited:.0f} s{over}; its log is {_shown(log)}")
+            waited = f"vLLM gave no answer within {time.monotonic() - began:.0f} s"
+            if time_limit.is_over():
+                raise OutOfTime(f"{waited}, and the time for it was over ({time_limit.longer()}); its log is {_shown(log)}")
+            if time.monotonic() - began > START_LIMIT_S:
+                raise UserError(f"{waited}; its log is {_shown(log)}")
             try:
                 if get(url, "/health", key, 2).status_code == 200:
                     _one_token(url, key, log)

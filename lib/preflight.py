@@ -1,7 +1,7 @@
 """What is wrong with the parameters of a load, told in one line before anything is sent. Pure but for `ulimit -n`."""
 import math
 
-from lib import allowed, configurations, cost, descriptors, own_pictures, reading, roofline
+from lib import allowed, configurations, descriptors, own_pictures, reading, roofline
 from lib.errors import UserError
 
 
@@ -69,6 +69,12 @@ def _gpu(name: str, value: str) -> None:
         roofline.datasheet(value)
 
 
+def _price(name: str, value) -> None:
+    from lib import cost  # pandas and scipy take seconds, which a mistyped command is to be told without
+
+    cost.given(value)
+
+
 def _count(name: str, value: int, least: int = 1) -> None:
     if type(value) is not int or value < least:
         raise UserError(f"{name} {value!r}: give a whole number of at least {least}")
@@ -104,7 +110,7 @@ CHECKS = {name: check for check, names in KINDS.items() for name in names} | {
     "max_tokens": lambda name, value: _count(name, value, 2),  # the time per token is that between two
     "consistency_batches": _batches, "open_fractions": _fractions, "picture_sizes": _sizes, "gpu": _gpu,
     "pictures": lambda name, value: own_pictures.files(value), "configurations": lambda name, value: configurations.read(value),
-    "price_per_hour": lambda name, value: cost.given(value)}
+    "price_per_hour": _price}
 
 
 def window(name: str, seconds: float, request_s: float) -> None:

@@ -8,7 +8,7 @@ import re
 
 from lib import records
 from lib.errors import UserError
-from lib.rundir import PART, RunDir, write_json
+from lib.rundir import PART, RunDir
 from lib.time_limit import REPORT
 
 ALSO = {"00_setup": ("calibration.json",), "06_tuning": ("tuning.json",)}  # made by these beside their series
@@ -57,6 +57,11 @@ def set_aside(run: RunDir, notebooks: list[str]) -> dict:
 def _series_of(file: str) -> str:
     """A file under requests/ -> the series that it belongs to."""
     return re.sub(r"(\.older-\d+)?(\.telemetry(\.before|\.after)?)?\.(jsonl|prom)$", "", file)
+
+
+def goes_on(name: str) -> str:
+    """What a user is told to do about a run that is not whole."""
+    return f"`workbook run --resume {name}` goes on with it"
 
 
 def words(info: dict) -> list[str]:

@@ -21,13 +21,16 @@ import re
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from lib import OUTPUTS, reading
 from lib.errors import UserError
 from lib.hiding import hide, hide_in
-from lib.stats import Estimate
+
+if TYPE_CHECKING:  # they take seconds, which a mistyped command is to be told without
+    from matplotlib.figure import Figure
+
+    from lib.stats import Estimate
 
 PART = ".part"  # of a file that is being written; one that stays was left by a process that was killed
 NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
@@ -131,7 +134,7 @@ class RunDir:
 
     # -- figures ---------------------------------------------------------------------------------
     def publish(
-        self, figure_id: str, name: str, estimate: Estimate, unit: str, verdict: str, notebook: str, series: str,
+        self, figure_id: str, name: str, estimate: "Estimate", unit: str, verdict: str, notebook: str, series: str,
         headline: bool = False, formula: str = "", counts: dict | None = None, table: str = "",
     ) -> None:
         """Enter a figure, or replace the one of that id. Everything that is published prints from here.
@@ -192,7 +195,7 @@ class RunDir:
     def figures(self) -> dict:
         return read_json(self.path / "figures.json", {})
 
-    def save_plot(self, plot_id: str, figure: Figure, caption: str, notebook: str) -> bytes:
+    def save_plot(self, plot_id: str, figure: "Figure", caption: str, notebook: str) -> bytes:
         """Keep a plot for the report as SVG; returns the same plot as PNG, for a notebook to show."""
         drawn, picture = io.StringIO(), io.BytesIO()
         figure.savefig(drawn, format="svg")

@@ -4,15 +4,18 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from lib import OUTPUTS, hiding, time_limit, troubles
-from lib.client import Client
 from lib.errors import UserError
 from lib.rundir import read_json
+
+if TYPE_CHECKING:
+    from lib.client import Client
 
 
 LARGEST = 64_000_000  # bytes of a reply that is read at once
@@ -43,7 +46,9 @@ class Server:
         return self.model.startswith("shape:") or "dummy" in (following for word, following in zip(self.flags, self.flags[1:])
                                                               if word == "--load-format")
 
-    def client(self) -> Client:
+    def client(self) -> "Client":
+        from lib.client import Client  # openai takes seconds, which a mistyped command is to be told without
+
         return Client(self.url, self.api_key, self.model, time_limit.silence_s())
 
     def get(self, path: str, timeout_s: float = 10.0) -> httpx2.Response:

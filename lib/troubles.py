@@ -6,13 +6,16 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import yaml
 
 from lib import DATA
 from lib.errors import UserError
 from lib.machine import Check
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,10 @@ def remedy(name: str) -> str:
     return next(trouble.remedy for trouble in table() if trouble.name == name)
 
 
-def shown(kind: str) -> pd.DataFrame:
+def shown(kind: str) -> "pd.DataFrame":
     """The entries of one kind for readers, those that the article names first."""
+    import pandas as pd  # takes a second, which a mistyped command is to be told without
+
     rows = [{"cause": t.name + (" (in the article)" if t.article else ""), "how one knows it": t.line or t.sign, "remedy": t.remedy,
              **({"more in": t.see} if kind == "running" else
                 {"provoked": f"no: {t.not_here}" if t.not_here else "yes"})}

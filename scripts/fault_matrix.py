@@ -16,14 +16,14 @@ import shutil
 import time
 from pathlib import Path
 
-from lib import OUTPUTS, rundir, runner, time_limit
+from lib import OUTPUTS, catalog, execution, plans, rundir, time_limit
 from lib.fault_proxy import Fault, between
 from lib.rundir import write_json, write_text
 
 CELLS, MACHINE = OUTPUTS / "fault_matrix.json", OUTPUTS / "fault_matrix_roofline.json"
 SILENCE_S, SPARE_S, FACTOR = 3.0, 60.0, "0.1"  # in place of minutes: nobody waits for a cell
-SMALL = {name: value for name, value in runner.load_profile("tiny").items() if name != "takes"}
-NOTEBOOKS = runner.all_notebooks()
+SMALL = {name: value for name, value in catalog.load_profile("tiny").items() if name != "takes"}
+NOTEBOOKS = catalog.all_notebooks()
 ALL = {"path": ""}  # not only completions: /metrics, /v1/models and /health too
 FAULTS = {
     "none": (),
@@ -59,8 +59,8 @@ def cell(server: str, notebook: str, fault: str, requests: int, seed: int) -> di
     if MACHINE.exists():  # what memory and processor can do is the same for all cells
         shutil.copy(MACHINE, folder.path / "roofline.json")
     with between(server, *faults, seed=seed) as proxy:
-        limit = runner.Plan("tiny", proxy.url, [notebook], SMALL, takes={notebook: {"seconds": 60}}).limit(notebook)
-        runner._execute(folder, notebook, SMALL, proxy.url, limit)
+        limit = plans.Plan("tiny", proxy.url, [notebook], SMALL, takes={notebook: {"seconds": 60}}).limit(notebook)
+        execution.execute(folder, notebook, SMALL, proxy.url, limit)
         found = {"limit_s": limit.seconds, "requests": proxy.came(counted), "begin": begin, "struck": sum(proxy.struck.values())}
     if (folder.path / "roofline.json").exists():
         shutil.copy(folder.path / "roofline.json", MACHINE)

@@ -74,7 +74,7 @@ TUNED = """configurations:
 def finished_run(server, tmp_path_factory):
     """The whole workbook with the smoke profile, as `make report` runs it, against the one server; its series are shorter, and
     06 starts the servers that it compares."""
-    from lib import runner
+    from lib import plans, runner
 
     tuned = tmp_path_factory.mktemp("tuned") / "list.yaml"
     tuned.write_text(TUNED)
@@ -82,7 +82,7 @@ def finished_run(server, tmp_path_factory):
         patch.setenv("WORKBOOK_API_KEY", server.api_key)
         name = "test-finished-run"
         shutil.rmtree(OUTPUTS / name, ignore_errors=True)
-        folder, well = runner.run(runner.plan("smoke", server.url, [], SHORTER | {"configurations": [str(tuned)]}, name=name))
+        folder, well = runner.run(plans.make("smoke", server.url, [], SHORTER | {"configurations": [str(tuned)]}, name=name))
         assert (OUTPUTS / "latest").resolve() == folder.path, "outputs/latest is the newest run"
     yield folder, well
     shutil.rmtree(folder.path)

@@ -333,7 +333,7 @@ if __name__ == "__main__":
         _, _, place, kills, seed, real, deadline, *victims = sys.argv
         import lib.runner  # noqa: F401  before any fork
 
-        assert lib.runner.NOTEBOOKS.parent == Path(place).resolve(), lib.runner.NOTEBOOKS
+        assert lib.NOTEBOOKS.parent == Path(place).resolve(), lib.NOTEBOOKS
         print(json.dumps(chain(int(kills), random.Random(seed), Path(place), real == "1", tuple(victims), float(deadline))))
     else:
         main()

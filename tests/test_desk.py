@@ -23,7 +23,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from conftest import own_run
-from lib import NOTEBOOKS, ROOT, desk, explorer, playground, records, rundir, runner, tables
+from lib import NOTEBOOKS, ROOT, desk, execution, explorer, playground, records, rundir, tables
 from lib.errors import UserError
 from lib.exchange import Exchange
 from lib.server import Server
@@ -191,7 +191,7 @@ def test_without_a_hand_everything_is_done_once_and_no_dead_control_is_left(as_u
          "-p", "seconds", "2", "--no-progress-bar"],
         cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    runner.write_page(tmp_path / "out.ipynb", tmp_path / "out.html")
+    execution.write_page(tmp_path / "out.ipynb", tmp_path / "out.html")
     source, page = (tmp_path / "out.ipynb").read_text(), (tmp_path / "out.html").read_text()
     assert desk.WIDGET not in source and not re.search(r"<(button|select|textarea|input)\b|jupyter-widgets\"", page.split("<body")[1])
     assert "(TTFT)" in page and "throughput, tokens/s" in page and page.count("data:image/png") >= 3

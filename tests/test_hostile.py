@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib import (claim_rules, claims, client, compare_runs, configurations, finished, imported, metrics, own_pictures, publish, reading,
-                 records, report, rundir, runner, server, snapshot)
+from lib import (catalog, claim_rules, claims, client, compare_runs, configurations, finished, imported, metrics, own_pictures, plans, publish,
+                 reading, records, report, rundir, server, snapshot)
 from lib.errors import UserError
 from lib.exchange import Exchange
 from lib.vllm_flags import Flag
@@ -193,7 +193,7 @@ def place(tmp_path_factory):
     """A folder in place of outputs/ with a run in it, and the run."""
     folder = tmp_path_factory.mktemp("hostile")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (rundir, finished, runner):
+        for module in (rundir, finished):
             patch.setattr(module, "OUTPUTS", folder)
         yield folder, made("some-run")
 
@@ -242,7 +242,7 @@ def test_any_list_of_configurations_is_checked_or_refused(place, text):
             assert not any("trust" in flag for flag in configuration.flags)
 
 
-SMOKE = yaml.safe_load((runner.PROFILES / "smoke.yaml").read_text())
+SMOKE = yaml.safe_load((catalog.PROFILES / "smoke.yaml").read_text())
 
 
 @few
@@ -250,15 +250,15 @@ SMOKE = yaml.safe_load((runner.PROFILES / "smoke.yaml").read_text())
 def test_any_profile_makes_a_plan_or_is_refused(place, text):
     (place[0] / "odd.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.MonkeyPatch.context() as patch, one_line():
-        patch.setattr(runner, "PROFILES", place[0])
-        runner.plan("odd", "http://127.0.0.1:9", [], {}).announced()
+        patch.setattr(catalog, "PROFILES", place[0])
+        plans.make("odd", "http://127.0.0.1:9", [], {}).announced()
 
 
 @few
 @given(st.sampled_from(["concurrency", "seconds", "configurations", "pictures", "gpu", "currency", "x"]), st.one_of(YAMLS, TREE.map(str)))
 def test_any_parameter_is_taken_or_refused(key, value):
     with one_line():
-        runner.plan("smoke", "http://127.0.0.1:9", [], runner.parse_parameters([f"{key}={value}"]))
+        plans.make("smoke", "http://127.0.0.1:9", [], plans.parse_parameters([f"{key}={value}"]))
 
 
 # -- pictures ----------------------------------------------------------------------------------------

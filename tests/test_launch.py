@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lib import launch, runner, server as servers, troubles
+from lib import launch, plans, server as servers, troubles
 from lib.errors import UserError
 from replies import answering
 
@@ -58,7 +58,7 @@ def test_an_address_without_http_is_an_address_and_never_a_model_to_start(spec, 
         launch.open_server(spec)
     assert one_line(error).startswith("nothing answers at http://") and launch.is_url(spec)
     assert capsys.readouterr().err == f"{spec} is taken as the address of a server, http://{spec}\n"
-    assert runner.plan("smoke", spec, ["00"], {}).server == f"http://{spec}"
+    assert plans.make("smoke", spec, ["00"], {}).server == f"http://{spec}"
 
 
 @pytest.mark.parametrize("spec", ["embedded", "auto", "Qwen/Qwen3-VL-2B-Instruct", "shape:Qwen3-VL-2B-Instruct", "./models/a:1", "opt-125m"])

@@ -7,7 +7,7 @@ import sys
 import pytest
 import tokenizers
 
-from lib import bench, launch, limits, model_shape, pixels, report, runner, server as servers, workloads
+from lib import bench, launch, limits, model_shape, pixels, plans, report, runner, server as servers, workloads
 from lib.errors import UserError
 
 NAME = "Qwen3-VL-2B-Instruct"
@@ -128,7 +128,7 @@ def test_health_check_and_pictures_are_measured_and_nothing_is_judged(served, mo
     monkeypatch.setenv("WORKBOOK_API_KEY", served.api_key)
     few = {"rush_streams": 8, "picture_requests": 4, "picture_answer": 8, "picture_sizes": ["128x128", "320x320", "512x512"], "size_repeats": 2,
            "picture_most": 1, "picture_rounds": 2, "picture_streams": [1], "ocr_pictures": 4, "ocr_streams": 2}
-    folder, well = runner.run(runner.plan("smoke", served.url, ["01", "05"], few, name=run_name))
+    folder, well = runner.run(plans.make("smoke", served.url, ["01", "05"], few, name=run_name))
     assert well, folder.info()["notebooks"]
     for page in ("html/01_health_check.html", "html/05_multimodal.html", "report.html"):
         said = report.as_text(folder.path / page)

@@ -10,13 +10,13 @@ import nbformat
 import pytest
 
 from browser import BROWSER
-from lib import NOTEBOOKS, ROOT, runner
+from lib import NOTEBOOKS, ROOT, catalog
 
-NAMES = runner.all_notebooks()
+NAMES = catalog.all_notebooks()
 CHECKED = "nbval-check-output"
 
 
-@pytest.fixture(params=[*NAMES, *runner.APART])
+@pytest.fixture(params=[*NAMES, *catalog.APART])
 def notebook(request):
     return nbformat.read(NOTEBOOKS / f"{request.param}.ipynb", as_version=4)
 

@@ -16,7 +16,7 @@ from nbformat import v4
 from playwright.sync_api import sync_playwright
 
 from browser import BROWSER
-from lib import gallery, playground, probes, publish, report, rundir, runner, tables
+from lib import execution, gallery, playground, probes, publish, report, rundir, tables
 from lib.desk import started
 from lib.server import Server
 from lib.stats import Estimate
@@ -60,7 +60,7 @@ def pages(tmp_path_factory):
         outputs += [v4.new_output("stream", text="".join(f"{reply[:200]!r}\n" for reply in REPLIES.values()))]
         executed = run.path / "notebooks" / "05_multimodal.ipynb"
         nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# 05 · Pictures"), v4.new_code_cell("", outputs=outputs)]), executed)
-        runner.write_page(executed, folder / "notebook.html")
+        execution.write_page(executed, folder / "notebook.html")
         found = {"report": report.build(run), "notebook": folder / "notebook.html", "playground": folder / "playground.html"}
         for lang in ("en", "zh"):
             found[f"draft in {lang}"] = publish.publish(run.name, lang, "html")

@@ -3,7 +3,7 @@ import resource
 
 import pytest
 
-from lib import preflight, runner
+from lib import catalog, plans, preflight
 from lib.errors import UserError
 
 
@@ -27,19 +27,19 @@ def test_what_cannot_be_is_refused_in_one_line(name, value, words):
     assert "\n" not in str(refusal.value) and name in str(refusal.value)
 
 
-@pytest.mark.parametrize("file", sorted(runner.PROFILES.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(catalog.PROFILES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_number_of_a_notebook_and_of_a_profile_has_a_check_and_passes_it(file):
-    declared = {k: v for notebook in runner.all_notebooks() for k, v in runner.declared_parameters(notebook).items()}
+    declared = {k: v for notebook in catalog.all_notebooks() for k, v in catalog.declared_parameters(notebook).items()}
     unchecked = [k for k, v in declared.items() if type(v) in (int, float, list) and k not in preflight.CHECKS]
     assert unchecked == []
-    preflight.check(**declared | runner.load_profile(file.stem))
+    preflight.check(**declared | catalog.load_profile(file.stem))
 
 
 def test_a_profile_with_a_wrong_number_is_refused_before_anything_starts(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("requests: -5\n")
-    monkeypatch.setattr(runner, "PROFILES", tmp_path)
+    monkeypatch.setattr(catalog, "PROFILES", tmp_path)
     with pytest.raises(UserError, match="requests -5: give a whole number of at least 1"):
-        runner.plan("mine", "embedded", [], {})
+        plans.make("mine", "embedded", [], {})
 
 
 def test_what_can_be_passes_and_unknown_parameters_do_too():

@@ -64,6 +64,13 @@ def test_what_is_doubtful_is_listed_with_its_reason(run):
     assert "errors: 3 of 40" in text.split("What not to trust")[1]
 
 
+def test_a_series_that_was_cut_short_says_so_beside_its_figures(run):
+    """Its notebook is done: it ended in good order."""
+    publish(run)
+    run.enter_series("s", {"mishap": f"series s: the notebook's time was over {HOSTILE}", "shape": "1 stream"})
+    assert f"Series s: the notebook's time was over {HOSTILE}." in report.as_text(report.build(run))
+
+
 def test_an_empty_run_gives_a_report_that_says_so(run):
     assert "holds no figures" in report.as_text(report.build(run))
 

@@ -1,7 +1,6 @@
 """A run that was cut off: nothing that was measured is lost, nothing is measured twice into one series."""
 import contextlib
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import time
 
 import pytest
 
-from lib import NOTEBOOKS, OUTPUTS, ROOT, cli, finished, hold, records, repeat, report, resume, rundir, runner, time_limit
+from lib import NOTEBOOKS, OUTPUTS, ROOT, cli, finished, hold, plans, records, repeat, report, resume, runner, time_limit
 from lib.errors import UserError
 from lib.records import Record, Sink
 from lib.rundir import RunDir, read_json, write_json
@@ -161,7 +160,7 @@ def test_of_two_runs_of_one_name_that_begin_at_once_the_second_is_refused(run_na
 
     monkeypatch.setattr(hold, "hold", held)
     with pytest.raises(UserError, match="exists: choose another"):
-        runner.run(runner.plan("smoke", "http://127.0.0.1:9", [], {}, name=run_name))
+        runner.run(plans.make("smoke", "http://127.0.0.1:9", [], {}, name=run_name))
 
 
 # -- bad input ---------------------------------------------------------------------------------------
@@ -203,7 +202,7 @@ BAD = {
 def test_where_only_the_report_is_left_no_server_is_started(cut_off, monkeypatch):
     monkeypatch.setattr(runner.launch, "open_server", lambda *asked: pytest.fail("a server was started"))
     cut_off.update_info(notebooks={name: {"status": "done"} for name in PLAN["notebooks"][:2]} | {"09_report": {"status": "not run"}})
-    plan = runner.Plan("smoke", "embedded", ["09_report"], PLAN["parameters"], name=cut_off.name, resumed=True)
+    plan = plans.Plan("smoke", "embedded", ["09_report"], PLAN["parameters"], name=cut_off.name, resumed=True)
     assert "server" not in plan.announced()
     runner._measure(plan, cut_off, contextlib.ExitStack())
     assert cut_off.info()["notebooks"]["09_report"]["status"] == "done", cut_off.info()["notebooks"]
@@ -268,7 +267,7 @@ def test_the_minutes_of_a_run_are_repeated_with_it_and_counted_anew_where_it_is_
 
 def test_the_minutes_are_noted_in_the_plan_the_command_and_the_attempt(cut_off, run_name):
     again_s = time_limit.Within(12.5)
-    todo = runner.Plan("smoke", "http://127.0.0.1:9", ["09_report"], {}, within=again_s, name=run_name, resumed=True)
+    todo = plans.Plan("smoke", "http://127.0.0.1:9", ["09_report"], {}, within=again_s, name=run_name, resumed=True)
     runner._note(todo, cut_off)
     assert cut_off.info()["attempts"][-1]["within"] == 12.5 and cut_off.info()["plan"] == PLAN, "what was asked at first stays"
     todo.resumed = False

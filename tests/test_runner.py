@@ -3,12 +3,13 @@ import contextlib
 import json
 import math
 import os
+import subprocess
 import sys
 
 import nbformat
 import pytest
 
-from lib import NOTEBOOKS, OUTPUTS, again, cli, metrics, records, report, runner
+from lib import NOTEBOOKS, OUTPUTS, ROOT, again, catalog, cli, execution, metrics, plans, records, report, runner
 from lib.errors import UserError
 from lib.rundir import RunDir
 from lib.server import Server
@@ -20,7 +21,7 @@ STATISTICS = ("mean", "median", "min", "max", "p95", "p99")
 def test_every_notebook_ran_and_left_its_page(finished_run):
     folder, well = finished_run
     states = folder.info()["notebooks"]
-    assert well and {n: s["status"] for n, s in states.items()} == {n: "done" for n in runner.all_notebooks()}
+    assert well and {n: s["status"] for n, s in states.items()} == {n: "done" for n in catalog.all_notebooks()}
     for name in states:
         told = json.loads((folder.path / "notebooks" / f"{name}.ipynb").read_text())["metadata"]["papermill"]
         assert not any(os.path.isabs(told[key]) for key in ("input_path", "output_path")), "a notebook is shown: where it lay is nobody's business"
@@ -68,8 +69,8 @@ def test_a_failed_notebook_stops_nothing_and_is_shown(as_user, run_name, tmp_pat
     broken = nbformat.read(NOTEBOOKS / "01_health_check.ipynb", 4)
     broken.cells = broken.cells[:2] + [nbformat.v4.new_code_cell("raise ValueError('planted fault')")]
     nbformat.write(broken, tmp_path / "00_setup.ipynb")
-    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(runner, "load_profile", lambda profile: {"questions": 1, "rush_streams": 8})  # of the sound one
+    monkeypatch.setattr(catalog, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(catalog, "load_profile", lambda profile: {"questions": 1, "rush_streams": 8})  # of the sound one
     monkeypatch.setattr(sys, "argv", ["workbook", "run", "--name", run_name])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -142,11 +143,11 @@ def test_an_interrupted_run_names_the_command_that_goes_on_with_it(run_name, mon
 def test_a_run_never_overwrites_another(finished_run, server):
     folder, _ = finished_run
     with pytest.raises(UserError, match="exists: choose another"):
-        runner.run(runner.plan("smoke", server.url, [], {}, name=folder.name))
+        runner.run(plans.make("smoke", server.url, [], {}, name=folder.name))
 
 
 def test_values_are_read_never_evaluated():
-    assert runner.parse_parameters(["a=__import__('os').getcwd()", "b=[1, 2]", "c=0.5"]) == {
+    assert plans.parse_parameters(["a=__import__('os').getcwd()", "b=[1, 2]", "c=0.5"]) == {
         "a": "__import__('os').getcwd()", "b": [1, 2], "c": 0.5}
 
 
@@ -162,6 +163,14 @@ def test_a_mistyped_command_is_one_line(words, monkeypatch, capsys, run_name):
         cli.main()
     lines = capsys.readouterr().err.strip().splitlines()
     assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
+
+
+@pytest.mark.parametrize("words", [["run", "--profile", "smok"], ["run", "99"], ["run", "-p", "requests", "-5"], ["run", "--within", "0"], ["report", "nowhere"]])
+def test_a_mistyped_command_is_told_before_what_takes_seconds_is_imported(words):
+    told = subprocess.run([sys.executable, "-c", "import sys\nfrom lib import cli\ntry:\n    cli.main()\nfinally:\n    print(*sys.modules)", *words],
+                          cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.stderr.startswith("error: "), told.stderr
+    assert not {"openai", "pandas", "scipy", "nbformat", "papermill", "IPython"} & set(told.stdout.split())
 
 
 def test_a_mistyped_option_names_the_nearest_and_the_help_of_its_own_command(monkeypatch, capsys):
@@ -186,10 +195,18 @@ def test_the_report_needs_no_server_so_none_is_started_for_it(run_name, monkeypa
     monkeypatch.setattr(runner, "Keeper", lambda *given: kept())
     monkeypatch.setattr(runner.launch, "open_server", lambda *given: contextlib.nullcontext(Server("http://127.0.0.1:9", "m")))
     monkeypatch.setattr(runner.bench, "describe", lambda server: {"facts": {}})
-    monkeypatch.setattr(runner, "_execute", lambda folder, name, *given: ran.append(name))
+    monkeypatch.setattr(execution, "execute", lambda folder, name, *given: ran.append(name))
     monkeypatch.setattr(RunDir, "make_latest", lambda self: None)
-    todo = runner.plan("smoke", "http://127.0.0.1:9", ["06", "09", "02"], {})
+    todo = plans.make("smoke", "http://127.0.0.1:9", ["06", "09", "02"], {})
     with contextlib.ExitStack() as started:
         runner._measure(todo, RunDir(run_name), started)
     assert ran == ["06_tuning", "09_report", "02_single_request"]
     assert asked == [("", False), ("06_tuning", True)]
+
+
+def test_a_run_of_the_report_alone_starts_no_server(run_name, monkeypatch):
+    monkeypatch.setattr(runner.launch, "open_server", lambda *asked: pytest.fail("a server was started"))
+    todo = plans.make("smoke", "embedded", ["09"], {}, name=run_name)
+    assert "server" not in todo.announced()
+    folder, well = runner.run(todo)
+    assert well and "This run holds no figures" in report.as_text(folder.path / "report.html")

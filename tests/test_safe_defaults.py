@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from papermill.translators import PythonTranslator
 
-from lib import ROOT, claims, compare_runs, configurations, exposure, own_pictures, publish, report, rundir, runner, server
+from lib import ROOT, claims, compare_runs, configurations, exposure, own_pictures, plans, publish, report, rundir, server
 from lib.claim_rules import hold
 from lib.errors import UserError
 from lib.vllm_flags import Flag
@@ -62,7 +62,7 @@ def test_a_parameter_is_the_same_value_in_a_notebook_and_never_code(value):
 @pytest.mark.parametrize("value", ["__import__('os').system('touch x')", '"; import os; os.system("touch x") #', "!!python/object/apply:os.system ['touch x']"])
 def test_a_parameter_that_looks_like_code_is_text_or_refused(value):
     try:
-        (found,) = runner.parse_parameters([f"x={value}"]).values()
+        (found,) = plans.parse_parameters([f"x={value}"]).values()
     except UserError:
         return
     assert found == value or isinstance(found, str)

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 import yaml
 
-from lib import runner, schedule
+from lib import catalog, plans, schedule
 from lib.schedule import Schedule
 
 
@@ -35,26 +35,26 @@ def test_the_bar_shows_the_time_left():
 
 @pytest.mark.parametrize("profile", ["smoke", "quick", "hour"])
 def test_every_profile_can_be_planned_and_tells_its_time(profile):
-    todo = runner.plan(profile, "http://127.0.0.1:9", [], {})
+    todo = plans.make(profile, "http://127.0.0.1:9", [], {})
     told = todo.announced().splitlines()
     assert len(told) == 1 + len(todo.notebooks) and all("until" in line for line in told[1:])
-    known = yaml.safe_load((runner.PROFILES / f"{profile}.yaml").read_text())["takes"]
+    known = yaml.safe_load((catalog.PROFILES / f"{profile}.yaml").read_text())["takes"]
     assert set(todo.notebooks) <= set(known), "a notebook of which the profile does not say how long it takes"
 
 
 def test_all_profiles_hold_the_same_parameters():
-    kinds = {name: set(runner.load_profile(name)) for name in ("smoke", "quick", "hour")}
-    assert set(runner.load_profile("tiny")) >= kinds["smoke"]
+    kinds = {name: set(catalog.load_profile(name)) for name in ("smoke", "quick", "hour")}
+    assert set(catalog.load_profile("tiny")) >= kinds["smoke"]
     assert kinds["smoke"] == kinds["quick"] == kinds["hour"]
 
 
 def test_the_hour_gives_each_mode_ten_minutes():
-    todo = runner.plan("hour", "http://127.0.0.1:9", [], {})
+    todo = plans.make("hour", "http://127.0.0.1:9", [], {})
     expected = dict(todo.schedule().steps)
     for mode in ("02_single_request", "04_concurrency", "08_endurance"):
         assert expected[mode] == pytest.approx(600, rel=0.05)
 
 
 def test_smoke_takes_less_than_eight_minutes_and_half_as_long_again_where_it_starts_servers():
-    assert runner.plan("smoke", "http://127.0.0.1:9", [], {}).schedule().seconds < 480
-    assert runner.plan("smoke", "embedded", [], {}).schedule().seconds < 720
+    assert plans.make("smoke", "http://127.0.0.1:9", [], {}).schedule().seconds < 480
+    assert plans.make("smoke", "embedded", [], {}).schedule().seconds < 720

@@ -281,19 +281,20 @@ def series_to_look_at(server, lab):
 def page(lab, series_to_look_at):
     """A page of a headless browser. While it is there, this thread has an event loop: asyncio.run has to come before."""
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=BROWSER) as browser:
-        yield browser.new_page(viewport={"width": 1500, "height": 1000})
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.goto(f"{lab.url}/lab?reset&token={lab.token}")
+        yield page
 
 
 def run_all(page, lab, name: str, seconds: float = 300):
-    """Open a notebook, run all of it by the menu, save it -> what was saved, and what went wrong in the page itself."""
+    """Run all of the notebook that is being opened by the menu, save it -> what was saved, and what went wrong in the page itself."""
     faults = []
     page.on("pageerror", lambda fault: faults.append(str(fault)))
-    page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset&token={lab.token}")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
     until(lambda: ready(lab, name), 60)
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-    page.wait_for_function(ENDED, timeout=seconds * 1000)
+    page.wait_for_function(ENDED, timeout=seconds * 1000, polling=300)  # ms; unless told it looks at every frame, and takes a third of a core
     page.keyboard.press("Control+s")
     saved = until(lambda: whole(lab.folder / f"{name}.ipynb"), 30)
     return saved, faults
@@ -316,8 +317,10 @@ def errors(notebook) -> list[str]:
     return [f"{o.ename}: {o.evalue}" for c in code(notebook) for o in c.outputs if o.output_type == "error"]
 
 
-def close(lab) -> None:
-    """End the kernels: two cores and their memory are needed again."""
+def close(page, lab) -> None:
+    """Close the notebook and end its kernel: two cores and their memory are needed again."""
+    page.locator(".jp-mod-current .lm-TabBar-tabCloseIcon").click()
+    page.locator(".jp-Notebook").wait_for(state="detached")
     for session in lab.api.get("sessions").json():
         lab.api.delete(f"sessions/{session['id']}")
 
@@ -325,8 +328,9 @@ def close(lab) -> None:
 @in_browser
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "desk"])
 def test_a_notebook_runs_from_top_to_bottom_in_jupyterlab(page, lab, name):
+    page.locator(".jp-DirListing-item", has_text=f"{name}.ipynb").dblclick(timeout=60_000)  # the page stays: it loads for seconds
     notebook, faults = run_all(page, lab, name)
-    close(lab)
+    close(page, lab)
     assert errors(notebook) == [] and faults == []
 
 
@@ -335,12 +339,13 @@ def desk_page(lab, page):
     """The desk, run from top to bottom, with its three panels in the page."""
     first = httpx2.get(f"{lab.url}/?token={lab.token}", follow_redirects=False).headers["location"]
     assert "/lab/tree/desk.ipynb" in first, "make lab opens the desk"
+    page.goto(f"{lab.url}/lab/tree/desk.ipynb?reset&token={lab.token}")
     notebook, faults = run_all(page, lab, "desk")
     assert errors(notebook) == [] and faults == []
     for panel in (".playground", ".trial", ".explorer"):
         expect(page.locator(panel)).to_be_visible(timeout=20_000)
     yield page
-    close(lab)
+    close(page, lab)
 
 
 @in_browser

@@ -31,7 +31,8 @@ def test_every_notebook_ran_and_left_its_page(finished_run):
 
 def test_every_figure_is_there_sane_and_leads_back_to_its_records(finished_run):
     folder, _ = finished_run
-    figures, requests = folder.figures(), folder.info()["parameters"]["requests"]
+    figures, asked = folder.figures(), folder.info()["parameters"]
+    requests, tokens = asked["requests"], asked["max_tokens"]
     for metric in metrics.METRICS:
         for statistic in STATISTICS:
             figure = figures[f"single.{metric.removesuffix('_s')}.{statistic}"]
@@ -43,7 +44,7 @@ def test_every_figure_is_there_sane_and_leads_back_to_its_records(finished_run):
     assert figures["single.ttft.median"]["value"] == pytest.approx(rows["ttft_s"].median() * 1000)
     low, high = figures["single.decode_tps.mean"]["interval"]
     assert low <= figures["single.decode_tps.mean"]["value"] <= high
-    assert rows["output_tokens"].eq(100).all() and len(rows) == requests
+    assert rows["output_tokens"].eq(tokens).all() and len(rows) == requests
 
 
 def test_the_report_holds_figures_and_plots_and_loads_nothing(finished_run):

@@ -3,15 +3,19 @@
 Real vLLM is killed while it starts, and stopped while it serves. The other two cases take a stand-in that starts at once: an engine
 of vLLM's name, whose parent is asked to end before it, and lib.metronome in place of the API server.
 """
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
 
+from conftest import own_run
 from lib import OUTPUTS, ROOT
 
 LIMIT_S = 90
@@ -24,16 +28,15 @@ Metronome([0.02], port=int(sys.argv[sys.argv.index("--port") + 1])).run()
 """
 
 
-@pytest.fixture
-def stand_in(tmp_path):
+def stand_in(folder: Path) -> Path:
     """A folder with a package that is found as vllm."""
     for module in ("openai/api_server.py", "cli/main.py"):
-        file = tmp_path / "vllm" / "entrypoints" / module
+        file = folder / "vllm" / "entrypoints" / module
         file.parent.mkdir(parents=True)
         file.write_text(STAND_IN)
         for package in (file.parents[2], file.parents[1], file.parent):
             (package / "__init__.py").touch()  # without it, Python goes on looking and finds the vLLM that is installed
-    return tmp_path
+    return folder
 
 
 def start(run_name: str, instead: str = "") -> psutil.Popen:
@@ -41,9 +44,7 @@ def start(run_name: str, instead: str = "") -> psutil.Popen:
     env = {k: v for k, v in os.environ.items() if not k.startswith("WORKBOOK_")}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [instead, os.environ.get("PYTHONPATH")]))
     return psutil.Popen([sys.executable, "-m", "lib.cli", "run", "01", "--server", "embedded", "--name", run_name],
-                        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                        # Tests may run in the background, where Ctrl-C is ignored, and a child inherits that.
-                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+                        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def living(family: list[psutil.Process]) -> list[psutil.Process]:
@@ -67,11 +68,30 @@ def a_request_is_recorded(runner: psutil.Popen, run_name: str) -> bool:
     return rows.exists() and rows.stat().st_size > 0
 
 
-@pytest.mark.parametrize("moment, sent, real", [
-    (vllm_has_workers, signal.SIGKILL, True), (a_request_is_recorded, signal.SIGINT, True),
-    (vllm_has_workers, signal.SIGINT, False), (a_request_is_recorded, signal.SIGKILL, False)])
-def test_nothing_is_left_behind(moment, sent, real, run_name, stand_in):
-    runner, family = start(run_name, "" if real else str(stand_in)), []
+CASES = [(vllm_has_workers, signal.SIGKILL, True), (a_request_is_recorded, signal.SIGINT, True),
+         (vllm_has_workers, signal.SIGINT, False), (a_request_is_recorded, signal.SIGKILL, False)]
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """What came of each case. Two go on at a time: most of each is one import after the other."""
+    vllm = stand_in(tmp_path_factory.mktemp("stand-in"))
+    with contextlib.ExitStack() as inside:
+        # Tests may run in the background, where Ctrl-C is ignored, and a child inherits that.
+        inside.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+        names = [inside.enter_context(own_run(f"test-nothing-is-left-behind-{number}")) for number in range(len(CASES))]
+        pool = inside.enter_context(ThreadPoolExecutor(2))
+        yield {case: pool.submit(end, *case, name, vllm) for case, name in zip(CASES, names)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_left_behind(case, ends):
+    ends[case].result()
+
+
+def end(moment, sent, real: bool, run_name: str, vllm: Path) -> None:
+    """Start a run, end it at this moment, and look what is left."""
+    runner, family = start(run_name, "" if real else str(vllm)), []
     try:
         await_(lambda: moment(runner, run_name), moment.__name__)
         family = runner.children(recursive=True)

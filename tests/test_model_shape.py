@@ -3,6 +3,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tokenizers
@@ -73,6 +74,7 @@ print(sum(token == config.image_token_id for token in read["input_ids"][0]))
 """
 
 
+@pytest.mark.usefixtures("coming")
 def test_transformers_loads_it_without_a_network_and_sees_pictures_as_predicted(folder):
     env = launch._environment(str(folder), "") | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", LOADS, folder], env=env, capture_output=True, text=True, timeout=300)
@@ -96,10 +98,19 @@ CUT = json.dumps({
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def coming(tmp_path_factory):
+    """The server starts beside the test of transformers: either is one import after the other."""
     flags = ["--hf-overrides", CUT, *launch.added_flags("embedded")]
-    with launch.open_server(f"shape:{NAME}", flags, tmp_path_factory.mktemp("shape-server")) as running:
-        yield running
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(launch.open_server, f"shape:{NAME}", flags, tmp_path_factory.mktemp("shape-server"))
+        yield coming
+        with coming.result():
+            pass
+
+
+@pytest.fixture(scope="module")
+def served(coming):
+    return coming.result()
 
 
 def test_whoever_meets_the_server_is_told_that_its_weights_are_random(served, monkeypatch):

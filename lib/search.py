@@ -168,15 +168,16 @@ def rates_table(tried: pd.DataFrame, capacity: float) -> pd.DataFrame:
 def publish_levels(desk, closed: dict[int, Series], best: int) -> None:
     """Enter whole time, throughput, TTFT and TPOT of each level, in one table as the article's; of the level `best`
     everything, and its throughput as a headline."""
+    found = {streams: (series, series.summaries(), series.verdicts()) for streams, series in closed.items()}
     with desk.run.together():
         for metric, row, words in (("total_s", "mean", "whole time"), ("throughput_tps", "mean", "throughput"),
                                    ("ttft_s", "median", "TTFT"), ("tpot_s", "median", "TPOT")):
-            for streams, series in closed.items():
+            for streams, (series, summaries, verdicts) in found.items():
                 _, unit, _, formula = metrics.METRICS[metric]
                 desk.run.publish(f"{series.name}.at_once.{metric.removesuffix('_s')}", f"{words} with {streams} at once, {row}",
-                                 series.summaries()[metric][row], unit, series.verdicts()[metric], desk.notebook, series.name,
+                                 summaries[metric][row], unit, verdicts[metric], desk.notebook, series.name,
                                  headline=metric == "throughput_tps" and streams == best, counts=series.counts, table="levels",
-                                 formula=formula if series is next(iter(closed.values())) else "")
+                                 formula=formula if streams == next(iter(closed)) else "")
     desk.publish(closed[best])
 
 

@@ -3,8 +3,8 @@
 Measured in a process of its own, with as many threads as the server has: torch stays out of the notebook, and a
 machine without it loses nothing else. Reading: the fastest of summing a buffer and multiplying it with a vector, over
 and over, for working sets from a megabyte up, because a cache is read several times as fast as memory. Computing:
-square matrices in the server's dtype, by each of torch's libraries. Of all the best counts, for a limit must not be
-passed; the median stands beside it.
+square matrices in the server's dtype, by each of torch's libraries, on a CPU in single precision as well. Of all the
+best counts, for a limit must not be passed; the median stands beside it.
 """
 import json
 import os
@@ -116,22 +116,27 @@ def _measure_here(dtype: str, threads: int) -> dict:
         for side in SQUARES[device]:
             try:  # random numbers: a GPU is faster with equal ones
                 a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
-                found["multiplies"].append(row(side, 2 * side**3, lambda: torch.mm(a, b), *_by_onednn(torch, a, b)))
+                works = [lambda: torch.mm(a, b)] if wait else _products_of_a_cpu(torch, a, b)
+                found["multiplies"].append(row(side, 2 * side**3, *works))
             except torch.OutOfMemoryError:
                 break
     return found | {"took_s": round(time.perf_counter() - began, 1)}
 
 
-def _by_onednn(torch, a, b) -> list:
-    """The same product by oneDNN, where this torch has it: vLLM computes with it on a CPU, and with AVX-512 it is twice as
-    fast as MKL on processors that MKL does not favour."""
-    def product():
+def _products_of_a_cpu(torch, a, b) -> list:
+    """The product by each of torch's libraries that has it. oneDNN: vLLM computes with it, and with AVX-512 it is twice as fast as MKL on processors that MKL
+    does not favour. In single precision, too: a processor without instructions for shorter numbers multiplies them many times as fast as those."""
+    def onednn():
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
+    linear = torch.nn.functional.linear  # torch.mm may be six times as slow
+    works = [lambda: linear(a, b)]
+    if a.dtype != torch.float32:
+        works.append(lambda x=a.float(), y=b.float(): linear(x, y))
     try:
-        return [product] if a.device.type == "cpu" and product() is not None else []
+        return [*works, onednn] if onednn() is not None else works
     except (AttributeError, RuntimeError):
-        return []
+        return works
 
 
 if __name__ == "__main__":

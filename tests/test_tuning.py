@@ -397,7 +397,7 @@ def answers(url: str) -> bool:
 
 def test_a_server_of_somebody_else_is_measured_and_left_as_it_is(server, run_name):
     foreign = Server(server.url, server.model, server.api_key)
-    work = tuning_run.prepare(bench_of(run_name, foreign), ["smoke"], tuning_run.Load(seconds=1.0, questions=8))
+    work = tuning_run.prepare(bench_of(run_name, foreign), ["smoke"], tuning_run.Load(seconds=4.0, questions=8))
     assert work.spec is None and "-p tuning_model" in tuning_run.scope(work)
     asyncio.run(tuning_run.carry_out(work))
     found = work.summary()

@@ -58,7 +58,7 @@ def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
             "name": name,
             "title": _title(name),
             "state": states.get(name, {"status": "run by hand"}),
-            "page": next((page for page in (f"html/{name}.html", f"notebooks/{name}.ipynb") if NAME.fullmatch(name) and (run.path / page).exists()), None),
+            "page": _page(run, name),
             "series": _series([f for f in figures.values() if f["notebook"] == name], run.series()),
             "tuning": tables_tuning.section(read_json(run.path / "tuning.json", None)) if name == "06_tuning" else None,
             "plots": [p | {"data": _embedded(run, p["file"])} for p in plots.values() if p["notebook"] == name],
@@ -66,6 +66,12 @@ def _chapters(run: RunDir, figures: dict, info: dict) -> list[dict]:
         }
         for name in names
     ]
+
+
+def _page(run: RunDir, name: str) -> str | None:
+    """Where the executed notebook can be read: as a page, or as it is where the pages were not published."""
+    pages = (f"html/{name}.html", f"notebooks/{name}.ipynb") if NAME.fullmatch(name) else ()
+    return next((page for page in pages if (run.path / page).exists()), None)
 
 
 def _series(figures: list[dict], about: dict) -> list[dict]:

@@ -123,7 +123,8 @@ def _first_server(todo: Plan, folder: RunDir, start: Callable[[], Server]) -> Se
         with todo.awaiting_server():
             server = start()
     except OutOfTime as error:
-        return say(folder, "", str(error))
+        say(folder, "", str(error))
+        return None
     about = bench.describe(server)
     repeat.same_server(folder, about["facts"], folder.info().get("facts", {}))
     folder.update_info(**about)

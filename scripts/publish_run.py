@@ -23,7 +23,7 @@ def main(name: str, to: str) -> Path:
         raise errors.UserError(f"outputs/{to} exists: choose another name, or move it away")
     copy = rundir.RunDir(to)  # a run like any other until it is packed
     try:
-        shutil.copytree(run.path, copy.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("html", "draft", "aside", "tuning", "*.log", "__pycache__"))
+        shutil.copytree(run.path, copy.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("html", "draft", "aside", "tuning", "*.log"))
         report.build(copy)
         for lang in ("en", "zh"):
             publish.publish(copy.name, lang)

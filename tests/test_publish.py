@@ -1,6 +1,7 @@
 """A draft says nothing that was not measured, gives nothing away, and lets nothing in a run act."""
 import json
 import re
+import tarfile
 
 import nbformat
 import pytest
@@ -19,6 +20,7 @@ from lib.sentences import Block, Line
 from lib.series import Series
 from lib.stats import Estimate
 from lib.tables import number
+from scripts import publish_run
 
 HOSTILE = ("<script>alert(1)</script><img src=http://evil.example/x.png onerror=alert(1)>[click](javascript:alert(1)) ![x](http://evil.example/y.png) "
            "{{ site.secret }} {% include x %} {{< rawhtml >}} \x1b[31mred\x1b]0;title\x07 \u202egnp.exe\u2066 a | b `c` *d* _e_ $f$ ~~g~~ \x00\u200f\n\n# h")
@@ -471,3 +473,23 @@ def test_a_whole_real_run_can_be_published_in_every_format(finished_run, lang):
     said = {label for path in (run.path / "plots").glob("*.svg") if path.stem != "consistency_openings"
             for label in re.findall("<!-- (.*?) -->", path.read_text()) if re.search("[a-z]{3}", label) and "mathdefault" not in label}
     assert [label for label in said if plots_zh.chinese(label) is None and label != "tokens/s"] == [], "words of plots have Chinese ones"
+
+
+# -- a whole run -------------------------------------------------------------------------------------
+def test_a_published_run_has_its_notebooks_drafts_and_records_and_a_report_that_leads_to_them(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_run, "OUTPUTS", tmp_path)
+    (run.path / "html").mkdir()
+    (run.path / "html" / "02_single_request.html").write_text("a page, too large to be published")
+    (run.path / "server.log").write_text("whatever a server says")
+    place = publish_run.main(run.name, "shown")
+    page = BeautifulSoup((place / "report.html").read_text(), "html.parser")
+    links = {a["href"] for a in page.select("a[href]") if "notebook" in a.text}
+    assert links == {"notebooks/02_single_request.ipynb"} and (place / "notebooks" / "02_single_request.ipynb").exists()
+    assert all((place / "draft" / lang / "index.md").exists() for lang in ("en", "zh")) and not {"html", "server.log"} & {f.name for f in place.iterdir()}
+    with tarfile.open(place / "requests.tar.xz") as archive:
+        assert {"requests/single.jsonl", "series.json"} <= set(archive.getnames())
+    assert not (tmp_path / "shown").exists(), "the copy that it is made of"
+    monkeypatch.setattr(publish_run, "LARGEST", 1000)
+    with pytest.raises(UserError, match="are the most"):
+        publish_run.main(run.name, "shown")
+    assert (place / "report.html").exists() and not (tmp_path / "shown").exists(), "what was there stays"

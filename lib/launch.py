@@ -112,9 +112,11 @@ def command_line(spec: str, flags: list) -> str:
     if spec.startswith(model_shape.PREFIX):
         model = str(model_shape.make(spec.removeprefix(model_shape.PREFIX)))
     env = {name: value for name, value in _environment(model, "").items() if os.environ.get(name) != value and name != "VLLM_API_KEY"}
-    env["PYTHONPATH"] = env["PYTHONPATH"].replace(f"{ROOT}/", "").replace(str(ROOT), ".")
+    del env["PYTHONPATH"]
     words = [*added_flags(spec), *without_key(flags)]
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), "python", *_program(),
+    # What the reader's own PYTHONPATH holds stays in it; where this process has its packages from is of no use to others.
+    return " ".join(["PYTHONPATH=lib/server_site:.${PYTHONPATH:+:$PYTHONPATH}", *(f"{name}={shlex.quote(value)}" for name, value in env.items()),
+                     "python", *_program(),
                      shlex.quote(_shown(Path(model)) if Path(model).is_dir() else model), "--host 127.0.0.1", shlex.join(words)])
 
 

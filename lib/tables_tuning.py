@@ -89,21 +89,28 @@ def _answers_verdict(row: pd.Series) -> str:
 
 # -- in words ----------------------------------------------------------------------------------------
 def noise(found: pd.DataFrame) -> str:
-    """How far two starts of one command differ, what this plan can therefore show, and whether anything drifted."""
+    """How far two starts of one command differ, what this plan can therefore show, and whether anything drifted; how even the
+    machine's pace was."""
     out = []
     for key in tuning.SPEED:
         about = found.attrs[key]
         if not about.get("df"):
             continue
         widths = (found[f"{key}.high"] / found[f"{key}.low"]).drop(index=tuning.BASELINE) ** 0.5 - 1
-        drift, told = about["drift"], ""
+        drift, effect, told = about["drift"], about["pace_effect"], ""
         if drift is not None:
             told = (f"; from the first start to the last it {'drifted' if drift.high < 1 or drift.low > 1 else 'shows no drift'} "
                     f"(×{drift.value:.2f} [{drift.low:.2f}, {drift.high:.2f}])")
+        if effect is not None:
+            told += f"; at the slowest pace it is ×{effect.value:.2f} [{effect.low:.2f}, {effect.high:.2f}] what it is at the fastest"
         differ = f"differ by {about['spread']:.1%} (standard deviation)" if about["spread"] > 1e-6 else "do not differ"
-        out.append(f"- **{METRICS[key].name}**: beyond what their requests explain, starts of one command {differ}; with "
+        out.append(f"- **{METRICS[key].name}**: beyond what their requests{' and the pace' * (effect is not None)} explain, starts of one command {differ}; with "
                    f"{about['df']} degrees of freedom a difference of less than about {widths.median():.0%} is not shown{told}.")
-    return "\n".join(out) or "With so few starts nothing is known of how starts of one command differ: no difference can be shown."
+    if not out:
+        return "With so few starts nothing is known of how starts of one command differ: no difference can be shown."
+    pace = found.attrs[tuning.SPEED[0]]["pace"]
+    told = f"The machine's pace: with the server idle, one and the same piece of work took up to {pace:.2f} times as long at one start as at another.\n\n"
+    return (told if pace > 1 else "") + "\n".join(out)
 
 
 def same_twice(todo: list[configurations.Configuration], found: pd.DataFrame) -> str:

@@ -5,9 +5,9 @@ memory lies elsewhere, other caches are warm, the machine has other work. So an 
 start on each side is too narrow, however many requests it has. Here each start i of configuration c(i) gives one
 number y for each metric, and
 
-    log y_i = m_c(i) + b t_i + e_i,    t_i: the place of the start in the order, e_i independent with variance v_i
-    v_i = τ² + w_i²                    w_i: relative standard error of the start's own throughput over time
-    Σ r_i² / v_i = df                  fixes τ², the variance between starts; r_i: residuals, df = starts - configurations - 1
+    log y_i = m_c(i) + g log p_i + b t_i + e_i    p_i: the machine's pace at that start, see lib.pace; t_i: its place in the order
+    v_i = τ² + w_i²                    the variance of e_i, which are independent; w_i: relative standard error of the start's own throughput over time
+    Σ r_i² / v_i = df                  fixes τ², the variance between starts; r_i: residuals, df = starts - configurations - 2
 
 is fitted by least squares weighted with 1 / v_i: a meta-regression, in which each start is a study (Paule and Mandel, J. Res.
 NBS 87, 1982, for τ²; Knapp and Hartung, Statistics in Medicine 22, 2003, for Student's t). The baseline is started again
@@ -17,7 +17,8 @@ and counts for less. All configurations lend their repeated starts to τ, so one
 
     ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Var(m_c - m_A)))
 
-With fewer than two degrees of freedom left the drift is not fitted, and with none there is no interval and no verdict.
+The pace is fitted where it varied by more than 2 % (standard deviation of its logarithm), which is known without looking at y, then
+the drift, each only where it leaves two degrees of freedom or more; with none there is no interval and no verdict.
 
 A configuration's verdicts on throughput, TTFT and TPOT hold together in 95 of 100 cases: each interval is the
 98.3 % one (Bonferroni). How often equal servers are called different is tested on recorded starts.
@@ -64,6 +65,7 @@ METRICS = {  # column of the starts -> what it is
 SPEED = ("throughput_tps", "ttft_s", "tpot_s")
 LEVEL = 1 - (1 - stats.LEVEL) / len(SPEED)
 TINY = 1e-14  # a variance: what does not vary at all is as sure as rounding lets it be
+UNEVEN = 0.02  # a pace that varies less tells nothing
 MET = 0.95  # of the requests meet both targets, or a configuration does not keep them
 
 
@@ -97,9 +99,10 @@ def halve(starts: pd.DataFrame, others: list, least: int = 3) -> tuple[list, dic
 def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFrame:
     """One metric of every configuration against the baseline's; the formula is at the head of this module.
 
-    starts: columns name, place, `metric`, and `metric` + "_error" (w_i) if known. -> a row per configuration (index: name):
-    value (at the middle of the plan, in the column's unit), ratio, low, high, starts, verdict. attrs: spread (s), df, drift (Estimate
-    of the ratio of the last start to the first, None if not fitted).
+    starts: columns name, place, `metric`, and `metric` + "_error" (w_i) and pace_us if known. -> a row per configuration (index: name):
+    value (at the middle of the plan and the mean pace, in the column's unit), ratio, low, high, starts, verdict. attrs: spread (τ), df;
+    drift (Estimate of the ratio of the last start to the first, None if not fitted); pace (the slowest start's to the fastest's);
+    pace_effect (Estimate of the ratio that comes of it, likewise).
     """
     rows = starts[np.isfinite(starts[metric].astype(float)) & (starts[metric].astype(float) > 0)]
     names = list(dict.fromkeys(rows["name"]))
@@ -109,11 +112,12 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
     y = np.log(rows[metric].to_numpy(dtype=float))
     within = rows.get(f"{metric}_error", pd.Series(0.0, rows.index)).astype(float)
     within2 = within.fillna(within.max()).fillna(0.0).to_numpy() ** 2  # an error that could not be told is no small one
-    place = rows["place"].to_numpy(dtype=float)
     design = (rows["name"].to_numpy()[:, None] == np.array(names)).astype(float)
-    drift = len(y) - len(names) - 1 >= 2
-    if drift:
-        design = np.column_stack([design, place - starts["place"].mean()])
+    pace, place = _log_pace(rows), rows["place"].to_numpy(dtype=float)
+    with_pace = pace.std() > UNEVEN and len(y) - design.shape[1] - 1 >= 2
+    design = np.column_stack([design, pace]) if with_pace else design
+    drift = len(y) - design.shape[1] - 1 >= 2
+    design = np.column_stack([design, place - starts["place"].mean()]) if drift else design
     df = len(y) - design.shape[1]
     between2 = _between(y, design, within2, df)
     variance = np.maximum(between2 + within2, TINY)
@@ -129,9 +133,17 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
         e = estimate(operator[k] - operator[names.index(BASELINE)])
         out.loc[name] = [math.exp(fitted[k]), e.value, e.low, e.high, int((rows["name"] == name).sum()),
                          _verdict(e, METRICS[metric].better) if name != BASELINE else "–"]
-    out.attrs = {"spread": math.sqrt(between2), "df": df,
+    slowest = float(np.ptp(pace))
+    out.attrs = {"spread": math.sqrt(between2), "df": df, "pace": math.exp(slowest),
+                 "pace_effect": estimate(operator[len(names)], slowest) if with_pace else None,
                  "drift": estimate(operator[-1], float(np.ptp(place))) if drift else None}
     return out.astype({c: float for c in ("value", "ratio", "low", "high")})
+
+
+def _log_pace(rows: pd.DataFrame) -> np.ndarray:
+    """The logarithm of the pace, about its mean; zeros where it is not known of every start, as in older records."""
+    pace = rows.get("pace_us", pd.Series(math.nan, rows.index)).to_numpy(dtype=float)
+    return np.log(pace) - np.log(pace).mean() if len(pace) and np.isfinite(pace).all() else np.zeros(len(pace))
 
 
 def _operator(design: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class Tuning:
     @property
     def starts(self) -> pd.DataFrame:
         """A row a start; see tuning_start.row_of."""
-        columns = ["name", "place", "error", "answers", "met", "due", "goodput", "doubt", "sent", "failed",
+        columns = ["name", "place", "error", "answers", "met", "due", "goodput", "doubt", "sent", "failed", "pace_us",
                    *tuning.METRICS, *(f"{m}_error" for m in tuning.METRICS)]
         return pd.DataFrame(self.rows, columns=columns)
 
@@ -82,7 +82,7 @@ async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -
     todo.desk.run.new_requests_file(SERIES)
     start = start or _starter(todo)
     by_name = {c.name: c for c in todo.configurations}
-    others, took = [c.name for c in todo.configurations[1:] if not c.left_out], []
+    others, took = [c.name for c in todo.configurations[1:] if not c.left_out], {}
     for number in range(rounds if others else 1):
         if number:
             others, gone = tuning.halve(todo.starts, others)
@@ -92,21 +92,21 @@ async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -
             for done, name in enumerate(plan):
                 bar.set_postfix_str(name)
                 began = time.monotonic()
-                if _no_time(took) or not await _one(todo, by_name[name], start):
+                if _no_time(took, name) or not await _one(todo, by_name[name], start):
                     _end_early(todo, plan[done:])
                     return todo
                 if todo.rows[0]["error"]:
                     raise UserError(f"the baseline cannot be measured, so there is nothing to compare with: {todo.rows[0]['error']}")
-                took.append(time.monotonic() - began)
+                took.setdefault(name, []).append(time.monotonic() - began)
                 _in_case_it_is_cut_off(todo)
                 bar.update()
     return todo
 
 
-def _no_time(took: list[float]) -> bool:
-    """Is less time left than a start and its measuring took before?"""
-    left = time_limit.left_s()
-    return left is not None and left < (statistics.median(took) if took else 0.0)
+def _no_time(took: dict[str, list[float]], name: str) -> bool:
+    """Is less time left than a start of this configuration and its measuring took before; if there was none, than starts took?"""
+    left, before = time_limit.left_s(), took.get(name) or [s for several in took.values() for s in several]
+    return left is not None and left < (statistics.median(before) if before else 0.0)
 
 
 def _end_early(todo: Tuning, left: list[str]) -> None:

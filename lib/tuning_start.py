@@ -1,13 +1,14 @@
 """What one start of a server gives: the same loads and the same questions after each -> a row of numbers."""
 import dataclasses
 import math
+import statistics
 import time
 from dataclasses import dataclass
 
 import psutil
 from scipy import stats as scipy_stats
 
-from lib import efficiency, machine, probes, search, served, stats, telemetry, troubles
+from lib import efficiency, machine, pace, probes, search, served, stats, telemetry, troubles
 from lib.bench import Bench
 from lib.errors import UserError
 from lib.shapes import Closed
@@ -36,22 +37,26 @@ class Load:
 
 async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, cold: bool = True) -> dict:
     """Measure a server that has just been started -> one number for each of tuning.METRICS, with its standard error within
-    this start; requests that met the targets; the questions answered rightly; what speaks against the series."""
+    this start; requests that met the targets; the questions answered rightly; the machine's pace between the loads; what speaks
+    against the series."""
     desk = dataclasses.replace(desk, server=server, pending=None)
     # What a fresh server still has to compile or to load for a full batch may take longer than a load.
     first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first", vary=VARY), load.streams,
                                count=2 * load.streams, come_what_may=True)
+    paces = [pace.now()]
     tried = [await _short(desk, load, f"{name}.short", "tuning")]
     while _disturbance(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has
         tried.append(await _short(desk, load, f"{name}.short-{len(tried) + 1}", f"tuning-{len(tried) + 1}"))
     fresh, others = min(tried, key=_disturbance)
+    paces.append(pace.now())
     long = await desk.measure(f"{name}.long", Long(LONG_SENTENCES, load.max_tokens, load.temperature, load.seed, "tuning", VARY),
                               load.streams, seconds=load.seconds + Closed(load.streams).spread_s, warmup=load.streams, cache_expected=True)
+    paces.append(pace.now())
     alone = await desk.measure(f"{name}.alone", Brief(load.max_tokens, load.temperature, load.seed, "tuning-alone"), 1,
                                seconds=load.seconds * ALONE, warmup=1)
     memory = memory_gib(server) - (before_gib if machine.gpus() else 0.0)
     row = {"first_s": first.frame["total_s"].iloc[0] if cold else None, "start_s": getattr(server, "started_in_s", None),
-           "memory_gib": memory, "kv_tokens": getattr(server, "kv_cache_tokens", None), "doubt": "; ".join(filter(None, [
+           "memory_gib": memory, "kv_tokens": getattr(server, "kv_cache_tokens", None), "pace_us": statistics.fmean(paces), "doubt": "; ".join(filter(None, [
                f"disturbed: others used {others:.0%} of this machine's processors" if others > 2 * DISTURBED else "",
                fresh.verdicts()["throughput_tps"]])).removesuffix("; valid"),
            "sent": fresh.counts["sent"], "failed": fresh.counts["failed"]}

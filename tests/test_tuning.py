@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, tuning_start, vllm_flags
+from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, pace, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, tuning_start, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.keeper import Keeper
@@ -60,6 +60,46 @@ def test_equal_servers_are_rarely_called_different_whatever_differs_between_star
     verdicts = [tuning.ratios(simulated(rng, SMOKE_PLAN, spread, within, drift), "tpot_s").loc["b", "verdict"] for _ in range(400)]
     wrong = sum(v != "no difference shown" for v in verdicts)
     assert wrong <= 400 * 0.0167 + 3 * math.sqrt(400 * 0.0167), "each metric's level is 98.3 %"
+
+
+def uneven(rng, plan, spread: float, effect: float, factors: dict | None = None) -> pd.DataFrame:
+    """Starts on a machine whose pace jumps by half: effect 1 is a server that only waits for its processors."""
+    slow = rng.choice([0.0, 0.45], len(plan))
+    starts = simulated(rng, plan, spread, factors=factors)
+    return starts.assign(pace_us=300 * np.exp(slow + rng.normal(0, 0.02, len(plan))), tpot_s=starts["tpot_s"] * np.exp(effect * slow))
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.6])
+def test_a_machine_whose_pace_jumps_neither_hides_a_fifth_nor_makes_a_difference_of_none(effect):
+    rng = np.random.default_rng(5)
+    found = [tuning.ratios(uneven(rng, SMOKE_PLAN, 0.02, effect, {"c": 1.2}), "tpot_s") for _ in range(300)]
+    wrong, seen = (sum(f.loc[name, "verdict"] != "no difference shown" for f in found) for name in "bc")
+    assert wrong <= 300 * 0.0167 + 3 * math.sqrt(300 * 0.0167) and seen >= 0.95 * 300
+    effects = [f.attrs["pace_effect"] for f in found if f.attrs["pace_effect"]]
+    assert np.median([e.value for e in effects]) == pytest.approx(math.exp(effect * 0.5), rel=0.05) and len(effects) > 250
+
+
+def test_a_pace_that_is_even_or_not_known_of_every_start_takes_nothing_from_the_others():
+    starts = simulated(np.random.default_rng(6), SMOKE_PLAN, 0.03)
+    plain = tuning.ratios(starts, "tpot_s")
+    for pace in ([300.0] * 14, [300.0, 301.0] * 7, [300.0] * 7 + [None] + [450.0] * 6):
+        found = tuning.ratios(starts.assign(pace_us=pace), "tpot_s")
+        assert found.attrs["pace_effect"] is None and found.attrs["df"] == plain.attrs["df"]
+        pd.testing.assert_frame_equal(found, plain, check_like=True)
+
+
+def test_the_pace_is_told_where_it_was_measured():
+    starts = uneven(np.random.default_rng(7), SMOKE_PLAN, 0.02, 0.6)
+    starts = starts.assign(error=None, answers=None, met=10, due=10, goodput=1.0, **{m: starts["tpot_s"] for m in METRICS if m != "tpot_s"})
+    todo = [Configuration(n, letter=n.upper()[:1]) for n in dict.fromkeys(SMOKE_PLAN)]
+    told = tables_tuning.noise(tuning.summary(todo, starts, {}))
+    assert "times as long at one start as at another" in told and "and the pace explain" in told and "at the slowest pace it is ×" in told
+    assert "pace" not in tables_tuning.noise(tuning.summary(todo, starts.drop(columns="pace_us"), {}))
+
+
+def test_measuring_the_pace_leaves_the_process_the_cores_it_had():
+    had = os.sched_getaffinity(0)
+    assert 0 < pace.now(0.02) < 1e6 and os.sched_getaffinity(0) == had
 
 
 def test_requests_within_one_start_alone_show_nothing():
@@ -125,6 +165,7 @@ def test_a_server_slowed_by_a_known_tenth_is_called_slower_and_its_like_is_not(r
     assert same["tpot_s.verdict"] in ("no difference shown", "the same") or abs(same["tpot_s.ratio"] - 1) < 0.02, "chance, in one of 60 runs"
     rows = (OUTPUTS / run_name / "requests" / f"{tuning_run.SERIES}.jsonl").read_text().splitlines()
     assert len(rows) == 9, "every start is a row on disk"
+    assert (work.starts["pace_us"] > 0).all(), "the comparison needs the pace at each"
 
 
 # -- the plan, halving, the choice -------------------------------------------------------------------
@@ -344,6 +385,12 @@ def test_a_start_is_not_begun_where_the_time_left_is_shorter_than_starts_took(ru
 
     asyncio.run(tuning_run.carry_out(work, start=start))
     assert started == [BASELINE] and "after 1 start, " in work.ended
+
+
+@pytest.mark.parametrize("left, name, too_little", [(60, "a", False), (40, "a", True), (60, "slow", True), (60, "new", True), (200, "new", False)])
+def test_what_a_start_takes_is_known_from_starts_of_its_own_command_before_those_of_others(left, name, too_little, monkeypatch):
+    monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + left))
+    assert tuning_run._no_time({"a": [50.0, 52.0], "slow": [130.0, 128.0]}, name) is too_little
 
 
 # -- real servers ------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ and counts for less. All configurations lend their repeated starts to τ, so one
 
     ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Var(m_c - m_A)))
 
-The pace is fitted where it varied by more than 2 % (standard deviation of its logarithm), which is known without looking at y, then
-the drift, each only where it leaves two degrees of freedom or more; with none there is no interval and no verdict.
+The pace is fitted where it varied by more than 2 % (standard deviation of its logarithm) and leaves four degrees of freedom or more, both
+known without looking at y; then the drift, where it leaves two; with none there is no interval and no verdict.
 
 A configuration's verdicts on throughput, TTFT and TPOT hold together in 95 of 100 cases: each interval is the
 98.3 % one (Bonferroni). How often equal servers are called different is tested on recorded starts.
@@ -66,6 +66,7 @@ SPEED = ("throughput_tps", "ttft_s", "tpot_s")
 LEVEL = 1 - (1 - stats.LEVEL) / len(SPEED)
 TINY = 1e-14  # a variance: what does not vary at all is as sure as rounding lets it be
 UNEVEN = 0.02  # a pace that varies less tells nothing
+LEFT = 4  # degrees of freedom: with fewer, one more that is spent widens an interval by more than a pace is likely to explain
 MET = 0.95  # of the requests meet both targets, or a configuration does not keep them
 
 
@@ -114,7 +115,7 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
     within2 = within.fillna(within.max()).fillna(0.0).to_numpy() ** 2  # an error that could not be told is no small one
     design = (rows["name"].to_numpy()[:, None] == np.array(names)).astype(float)
     pace, place = _log_pace(rows), rows["place"].to_numpy(dtype=float)
-    with_pace = pace.std() > UNEVEN and len(y) - design.shape[1] - 1 >= 2
+    with_pace = pace.std() > UNEVEN and len(y) - design.shape[1] - 1 >= LEFT
     design = np.column_stack([design, pace]) if with_pace else design
     drift = len(y) - design.shape[1] - 1 >= 2
     design = np.column_stack([design, place - starts["place"].mean()]) if drift else design

@@ -88,6 +88,13 @@ def test_a_pace_that_is_even_or_not_known_of_every_start_takes_nothing_from_the_
         pd.testing.assert_frame_equal(found, plain, check_like=True)
 
 
+@pytest.mark.parametrize("starts, fitted", [(7, True), (6, False)])
+def test_the_pace_is_not_paid_for_with_the_last_degrees_of_freedom(starts, fitted):
+    plan = [BASELINE, "b"] * 4
+    found = tuning.ratios(uneven(np.random.default_rng(8), plan[:starts], 0.02, 0.6), "tpot_s")
+    assert (found.attrs["pace_effect"] is not None) is fitted and found.attrs["df"] >= 3
+
+
 def test_the_pace_is_told_where_it_was_measured():
     starts = uneven(np.random.default_rng(7), SMOKE_PLAN, 0.02, 0.6)
     starts = starts.assign(error=None, answers=None, met=10, due=10, goodput=1.0, **{m: starts["tpot_s"] for m in METRICS if m != "tpot_s"})

@@ -13,10 +13,9 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import display
 
-from lib import allowed, preflight, search, tables
+from lib import allowed, as_many_tokens, preflight, search, tables
 from lib.bench import Bench
 from lib.errors import UserError
-from lib.picture_load import text_of
 from lib.stats import Estimate
 from lib.workloads import SameLength
 
@@ -96,7 +95,7 @@ class Trial:
         streams, prompt, answer, seconds = (s.value for s in (self.streams, self.prompt, self.length, self.seconds))
         self._check(streams, prompt, answer, seconds)
         self.line.value = said("measuring …")
-        workload = SameLength(await text_of(self.desk.server, prompt), answer)
+        workload = SameLength(await as_many_tokens.text_of(self.desk.server, prompt), answer)
         advance = asyncio.create_task(self._advance(seconds))
         try:
             series = await self.desk.measure(f"by_hand.{streams}-{prompt}-{answer}", workload, streams, seconds=seconds,

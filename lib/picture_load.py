@@ -19,12 +19,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lib import allowed, conversations, images, judging, pixels, probes, stats, tables
+from lib import images, judging, pixels, probes, stats, tables
 from lib.client import Request
-from lib.errors import UserError
 from lib.foreign import clean
 from lib.series import Series
-from lib.server import Server
 from lib.stats import Estimate
 from lib.unseen import unseen
 
@@ -171,45 +169,6 @@ def judged(rows: pd.DataFrame) -> pd.DataFrame:
     """Joined rows with the column `right`; None where there is no right answer to know."""
     return rows.assign(right=[judging.correct(q.ask, facts, text or "", q.answer) if q.answer else None
                               for q, facts, text in zip(rows["question"], rows["facts"], rows["text"])])
-
-
-# -- text of as many tokens ---------------------------------------------------------------------------
-async def text_of(server: Server, tokens: int, seed: int = 1) -> str:
-    """Text that makes a prompt of about so many tokens (chat format included), found by asking the server to count."""
-    rng = random.Random(f"text/{seed}")
-    material = [line for topic in conversations.dialogues()["en"] for line in topic["material"]]
-    text = ""
-    while len(text) < tokens * 6:
-        text += conversations.filled(rng.choice(material), "en", rng) + " "
-    length = min(len(text), tokens * 3)
-    async with server.client() as client:
-        for _ in range(4):
-            record = await client.chat(Request([{"role": "user", "content": text[:length]}], 1))
-            if record.error:
-                raise UserError(f"the server refuses a text of {length:,} characters ({record.message})")
-            if record.prompt_tokens == tokens:
-                break
-            length = max(1, min(len(text), round(length * tokens / record.prompt_tokens)))
-    return text[:length]
-
-
-async def twins(server: Server, of: list[int], size: tuple[int, int], seed: int = 1) -> dict[int, str]:
-    """Number of pictures -> text that fills as many prompt tokens; the server counts. A number that the server refuses
-    is left out, with a line in its own words: what it allows is not known of a server that was started elsewhere.
-    Raises UserError where it refuses even the least."""
-    found = {}
-    for number in filter(None, of):
-        batch = Batch()
-        batch.add([batch.fresh("shape", seed + k, size) for k in range(number)], images.Question("describe", "en", "What do you see?", ""), 1)
-        try:
-            need = await allowed.try_one(server, batch.requests[0])
-        except UserError as error:
-            if not found:
-                raise
-            print(f"{number} pictures are left out: {error}")
-            continue
-        found[number] = await text_of(server, need, seed + number)
-    return found
 
 
 def refused(batch: Batch, series: Series) -> list[str]:

@@ -92,6 +92,20 @@ def article(count: int, max_tokens: int, seed: int, size: tuple[int, int] = (102
     return batch
 
 
+WITH, WITHOUT = "with a picture", "without a picture"
+
+
+def beside_none(rounds: int, max_tokens: int, seed: int, size: tuple[int, int] = (1024, 768)) -> Batch:
+    """The article's case and the same question without a picture, one of each in a round (columns `round`, `variant`). What
+    comes first changes from round to round: a machine that slows down meets both alike."""
+    batch = Batch()
+    for number in range(rounds):
+        picture = batch.fresh("shape", seed * 1000 + number, size)
+        for variant in (WITHOUT, WITH) if number % 2 else (WITH, WITHOUT):
+            batch.add([picture] if variant == WITH else [], _describe(picture), max_tokens, round=number, variant=variant)
+    return batch
+
+
 def sizes(of: list[tuple[int, int]], each: int, seed: int, max_tokens: int = 2) -> Batch:
     """`each` requests of every size, in blocks that hold each size once, in a drawn order: drift meets all alike."""
     batch, rng = Batch(), random.Random(f"sizes/{seed}")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lib import allowed, bench, claims, images, picture_load, plots_context, fit, rundir
+from lib.compare import compare
 from lib.errors import UserError
 from lib.pixels import Processor
 from lib.server import Server
@@ -99,6 +100,34 @@ def test_the_article_s_case_is_one_jpeg_of_1024_by_768():
     (request,) = picture_load.article(1, 150, 1).requests
     (picture,) = pictures_of(request)
     assert picture.format == "JPEG" and picture.size == (1024, 768) and request.max_tokens == 150 and request.fixed_length
+
+
+def test_a_picture_and_none_take_turns_under_one_question_with_answers_of_one_length():
+    batch = picture_load.beside_none(4, 150, 1)
+    about = pd.DataFrame(batch.about)
+    assert list(about["round"]) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert list(about["variant"]) == [picture_load.WITH, picture_load.WITHOUT, picture_load.WITHOUT, picture_load.WITH] * 2, "there and back"
+    assert {request.messages[-1]["content"][-1]["text"] for request in batch.requests} == {about["question"][0].question}
+    assert {(request.max_tokens, request.fixed_length) for request in batch.requests} == {(150, True)}
+    for request, variant in zip(batch.requests, about["variant"]):
+        assert [picture.size for picture in pictures_of(request)] == [(1024, 768)] * (variant == picture_load.WITH)
+    sent = [request.messages[-1]["content"][0]["image_url"]["url"] for request in batch.requests if pictures_of(request)]
+    assert len(set(sent)) == 4 and len({request.extra["cache_salt"] for request in batch.requests}) == 8, "all are new to the server"
+
+
+@pytest.mark.parametrize("slower", [lambda at: 1 + at, lambda at: 2 - at, lambda at: 1 + (at > 0.5), lambda at: 1.5 + 0.5 * np.sin(7 * at)])
+def test_a_machine_whose_speed_changes_by_half_does_not_bend_what_a_picture_costs(slower):
+    """`slower`: its time for the same work, over the series; in any other order the same machine would decide what is found."""
+    rng, batch = np.random.default_rng(1), picture_load.beside_none(30, 150, 1, size=(64, 64))
+    pictured = np.array([row["variant"] == picture_load.WITH for row in batch.about])
+    work = 0.5 * np.where(pictured, 1.1, 1) * rng.lognormal(0, 0.01, len(batch))
+    took = work * slower(np.linspace(0, 1, len(batch)))
+    rounds = np.array([row["round"] for row in batch.about])
+    found = compare(took[~pictured], took[pictured], paired_rounds=(rounds[~pictured], rounds[pictured])).ratio
+    assert found.low < 1.1 < found.high and found.value == pytest.approx(1.1, abs=0.02)
+    one_after_the_other = work[np.argsort(pictured, kind="stable")] * slower(np.linspace(0, 1, len(batch)))
+    apart = compare(one_after_the_other[:30], one_after_the_other[30:]).ratio
+    assert abs(apart.value / 1.1 - 1) > 0.1, "or there was nothing to guard against"
 
 
 def test_a_sweep_has_each_size_once_in_a_block():

@@ -89,6 +89,25 @@ def test_a_full_run_settles_at_least_ten_of_the_articles_claims(finished_run):
     assert "What others claim" in text and all(h.claim.en in text for h in held)
 
 
+@pytest.mark.parametrize("later, speed, expected", [
+    ((1.9, 2.1), (0.86, 0.90), ("holds", "holds")), ((1.9, 2.1), (0.97, 1.02), ("holds", "untestable")),
+    ((0.9, 0.95), (1.02, 1.05), ("fails", "fails"))])
+def test_whether_a_picture_slows_is_settled_by_requests_in_turns(run, later, speed, expected):
+    """Not by two series minutes apart: whichever way the machine changed between them, nothing follows from that."""
+    run.update_info(**ON_H200)
+    for series, ttft, speeds in (("single", 0.05, 320), ("pictures_article", 0.04, 340)):
+        publish(run, f"{series}.ttft.mean", ttft, ttft * 0.99, ttft * 1.01, "s"), publish(run, f"{series}.article_tps.mean", speeds, speeds - 1, speeds + 1, "tokens/s")
+
+    def settled():
+        found = {h.claim.id: h.verdict for h in claim_rules.hold(claims.load(), run)}
+        return found["image-later"], found["image-slower"]
+
+    assert settled() == ("untestable", "untestable")
+    for what, (low, high) in {"ttft": later, "article_tps": speed}.items():
+        publish(run, f"pictures.{what}_beside_none", math.sqrt(low * high), low, high, "times", 30)
+    assert settled() == expected
+
+
 # -- figures -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("low, high, expected", [(300, 480, "holds"), (520, 700, "fails"), (450, 550, "untestable")])
 def test_the_interval_decides_not_the_value(low, high, expected, run, tmp_path):

@@ -1,40 +1,46 @@
 """How fast this machine's processors are just now.
 
-On a rented machine the same work takes half as long again while a neighbour uses the other half of a core, for seconds or for
-minutes, and a server that waits for its processors is slower by nearly as much: docs/gpu.md has starts of one command that
-differed so. It is measured while the server is idle, so that no configuration can bend it.
+On a rented machine a core takes half as long again for the same work while a neighbour uses its other half, and which cores those
+are changes within seconds (docs/gpu.md). A server that waits for its processors is slower by nearly as much: starts of one command
+differed so. The pace is measured while the server is idle, so that no configuration can bend it.
 """
 import os
 import statistics
 import time
 
 WORK = 5000  # rounds of a loop: a third of a millisecond
+PIECES = 3  # in a row on one core: the first may find its caches cold
 SECONDS = 0.3
 
 
-def now(seconds: float = SECONDS) -> float:
-    """The processor time of one and the same small piece of work, µs: the mean over all cores that may be used, each in turn.
-
-    Of processor time, not of the clock: waiting for a core that is taken does not count, a slow core does.
-    """
-    pin = getattr(os, "sched_setaffinity", None)
-    cores = os.sched_getaffinity(0) if pin else {0}
-    took, end = [], time.monotonic() + seconds
+def by_core() -> dict[int, float]:
+    """What one and the same small piece of work takes on each core that may be used, µs of processor time: waiting for a core that
+    is taken does not count, a slow core does. Where processes cannot be put on a core, one number for whichever it was."""
+    if not hasattr(os, "sched_setaffinity"):
+        return {0: _piece_us()}
+    had, found = os.sched_getaffinity(0), {}
     try:
-        while not took or time.monotonic() < end:
-            for core in sorted(cores):
-                if pin:
-                    pin(0, {core})
-                took.append(_piece())
+        for core in sorted(had):
+            os.sched_setaffinity(0, {core})
+            found[core] = _piece_us()
     finally:
-        if pin:
-            pin(0, cores)
-    return statistics.fmean(took) / 1000
+        os.sched_setaffinity(0, had)
+    return found
 
 
-def _piece() -> int:
-    """ns of this thread's processor time."""
-    began, sum_ = time.thread_time_ns(), 0
-    for k in range(WORK):
-        sum_ += k * k % 7
-    return time.thread_time_ns() - began
+def now(seconds: float = SECONDS) -> float:
+    """The mean over all cores for so long, µs."""
+    took, end = [], time.monotonic() + seconds
+    while not took or time.monotonic() < end:
+        took += by_core().values()
+    return statistics.fmean(took)
+
+
+def _piece_us() -> float:
+    took = []
+    for _ in range(PIECES):
+        began, sum_ = time.thread_time_ns(), 0
+        for k in range(WORK):
+            sum_ += k * k % 7
+        took.append(time.thread_time_ns() - began)
+    return statistics.median(took) / 1000

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pace [SECONDS]
 
-Nothing else should run meanwhile. Numbers of two kinds, one of them half as large again, are cores whose other half somebody uses.
+Nothing else should run meanwhile. Where numbers come in two kinds, the larger are cores whose other half somebody uses.
 """
 import statistics
 import sys

@@ -109,8 +109,10 @@ def noise(found: pd.DataFrame) -> str:
     if not out:
         return "With so few starts nothing is known of how starts of one command differ: no difference can be shown."
     pace = max(found.attrs[m].get("pace", 1.0) for m in tuning.SPEED)
-    told = f"The machine's pace: with the server idle, one and the same piece of work took up to {pace:.2f} times as long at one start as at another.\n\n"
-    return (told if pace > 1 else "") + "\n".join(out)
+    fitted = any(found.attrs[m].get("pace_effect") for m in tuning.SPEED)
+    told = (f"The machine's pace: with the server idle, one and the same piece of work took up to {pace:.2f} times as long at one start as at "
+            f"another{'' if fitted else '; there are too few starts of each configuration to take that out'}.\n\n")
+    return (told if pace > 1 + tuning.UNEVEN else "") + "\n".join(out)
 
 
 def same_twice(todo: list[configurations.Configuration], found: pd.DataFrame) -> str:

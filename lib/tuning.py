@@ -7,7 +7,7 @@ number y for each metric, and
 
     log y_i = m_c(i) + g log p_i + b t_i + e_i    p_i: the machine's pace at that start, see lib.pace; t_i: its place in the order
     v_i = τ² + w_i²                    the variance of e_i, which are independent; w_i: relative standard error of the start's own throughput over time
-    Σ r_i² / v_i = df                  fixes τ², the variance between starts; r_i: residuals, df = starts - configurations - 2
+    Σ r_i² / v_i = df                  fixes τ², the variance between starts; r_i: residuals, df = starts - coefficients
 
 is fitted by least squares weighted with 1 / v_i: a meta-regression, in which each start is a study (Paule and Mandel, J. Res.
 NBS 87, 1982, for τ²; Knapp and Hartung, Statistics in Medicine 22, 2003, for Student's t). The baseline is started again
@@ -17,8 +17,9 @@ and counts for less. All configurations lend their repeated starts to τ, so one
 
     ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Var(m_c - m_A)))
 
-The pace is fitted where it varied by more than 2 % (standard deviation of its logarithm) and leaves four degrees of freedom or more, both
-known without looking at y; then the drift, where it leaves two; with none there is no interval and no verdict.
+The pace is fitted where it varied among starts of one configuration, by 2 % and by half of what it varied by among all (standard
+deviations of its logarithm), and where it leaves four degrees of freedom: all known without looking at y. Then the drift is, where it
+leaves two; with none there is no interval and no verdict. A pace is measured with an error, so that its effect is taken out in part.
 
 A configuration's verdicts on throughput, TTFT and TPOT hold together in 95 of 100 cases: each interval is the
 98.3 % one (Bonferroni). How often equal servers are called different is tested on recorded starts.
@@ -115,7 +116,8 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
     within2 = within.fillna(within.max()).fillna(0.0).to_numpy() ** 2  # an error that could not be told is no small one
     design = (rows["name"].to_numpy()[:, None] == np.array(names)).astype(float)
     pace, place = _log_pace(rows), rows["place"].to_numpy(dtype=float)
-    with_pace = pace.std() > UNEVEN and len(y) - design.shape[1] - 1 >= LEFT
+    within_names = pace - design @ np.linalg.lstsq(design, pace)[0]  # what tells its effect from that of the configurations
+    with_pace = within_names.std() > max(UNEVEN, pace.std() / 2) and len(y) - design.shape[1] - 1 >= LEFT
     design = np.column_stack([design, pace]) if with_pace else design
     drift = len(y) - design.shape[1] - 1 >= 2
     design = np.column_stack([design, place - starts["place"].mean()]) if drift else design

@@ -40,10 +40,11 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     this start; requests that met the targets; the questions answered rightly; the machine's pace between the loads; what speaks
     against the series."""
     desk = dataclasses.replace(desk, server=server, pending=None)
+    paces = [pace.now()]
     # What a fresh server still has to compile or to load for a full batch may take longer than a load.
     first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first", vary=VARY), load.streams,
                                count=2 * load.streams, come_what_may=True)
-    paces = [pace.now()]
+    paces.append(pace.now())
     tried = [await _short(desk, load, f"{name}.short", "tuning")]
     while _disturbance(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has
         tried.append(await _short(desk, load, f"{name}.short-{len(tried) + 1}", f"tuning-{len(tried) + 1}"))
@@ -54,6 +55,7 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     paces.append(pace.now())
     alone = await desk.measure(f"{name}.alone", Brief(load.max_tokens, load.temperature, load.seed, "tuning-alone"), 1,
                                seconds=load.seconds * ALONE, warmup=1)
+    paces.append(pace.now())
     memory = memory_gib(server) - (before_gib if machine.gpus() else 0.0)
     row = {"first_s": first.frame["total_s"].iloc[0] if cold else None, "start_s": getattr(server, "started_in_s", None),
            "memory_gib": memory, "kv_tokens": getattr(server, "kv_cache_tokens", None), "pace_us": statistics.fmean(paces), "doubt": "; ".join(filter(None, [

@@ -108,13 +108,15 @@ def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[st
         sources = ["run:facts.server", *(i for found in claim.found for i in found.ids)]
         line = Line([words, wanted or "–", told[LANGUAGES.index(source.lang)]], sources, quotes)
         why = [reason for reason in map(clean, claim.reasons) if provenance.said(Line([reason], sources, quotes), source.figures, source.info)]
-        line.cells.append(("；" if source.lang == "zh" else "; ").join(why) or _w(source, "computed"))
+        if not {clean(found.reason) for found in claim.found if found.holds is not None} & set(why):  # what settled it cannot be said here
+            why.insert(0, _w(source, "computed"))
+        line.cells.append(("；" if source.lang == "zh" else "; ").join(why))
         rows.append(line)
     if not rows:
         return [], said
     lead = Block("text", [Line([_w(source, "of_claims").replace("{source}", clean(about))], quotes=[clean(about)])])
     rest = Block("list", [Line([words], quotes=[words]) for words in left])
-    outside = any(line.cells[-1] == _w(source, "computed") for line in rows)
+    outside = any(line.cells[-1].startswith(_w(source, "computed")) for line in rows)
     open_ = [Block("text", [Line([_w(source, "of_computed")])])] if outside else []
     open_ += [Block("text", [Line([_w(source, "untestable")])]), rest] if left else []
     return _under(source, "claims", [lead, *draft_tables.table(source, ["claim", "claimed", "verdict", "because"], rows), *open_]), said

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import claim_rules, claim_words, claims, cli, report, rundir
+from lib import claim_rules, claim_words, claims, cli, drafts, report, rundir, sentences
 from lib.claims import Check
 from lib.errors import UserError
 from lib.records import Record, Sink
@@ -87,6 +87,20 @@ def test_a_full_run_settles_at_least_ten_of_the_articles_claims(finished_run):
     assert named - set(folder.figures()) <= {"pictures_article.gpu_memory"}, "a figure that no notebook enters settles nothing, on no machine"
     text = report.as_text(folder.path / "report.html")
     assert "What others claim" in text and all(h.claim.en in text for h in held)
+
+
+@pytest.mark.parametrize("lang", claim_words.LANGUAGES)
+def test_a_draft_gives_no_reason_that_did_not_settle_the_claim(run, lang):
+    """Eager's first token was measured either way; what settles it is vLLM's source, whose version number no figure of the run carries."""
+    run.update_info(**ON_H200)
+    rundir.write_json(run.path / "tuning.json", {"configurations": [{}, {"name": "eager", "letter": "B", "own": ["--enforce-eager"]}]})
+    publish(run, "tuning.B.ttft_s.times-the-baseline", 0.75, 0.2, 2.7, "", 1, name="eager: TTFT, times the baseline")
+    held = [h for h in claim_rules.hold(claims.load(), run, lang) if h.claim.id == "eager-ttft"]
+    assert held[0].verdict == "fails" and len(held[0].reasons) == 2
+    source = sentences.Source(lang, run.figures(), run.info(), drafts.words())
+    (table,) = [block for block in drafts.claimed(source, held, "a page")[0] if block.kind == "table"]
+    why = table.lines[-1].cells[-1]
+    assert why.startswith(drafts.words()["computed"][lang]) and "0.75" in why
 
 
 @pytest.mark.parametrize("later, speed, expected", [

@@ -12,7 +12,7 @@ import time
 
 WORK = 5000  # rounds of a loop: a third of a millisecond
 PIECES = 3  # in a row on one core: the first may find its caches cold
-SECONDS = 0.5
+SECONDS = 0.3
 
 
 def by_core() -> dict[int, float]:

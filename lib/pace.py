@@ -33,9 +33,9 @@ def by_core() -> dict[int, float]:
     return found
 
 
-def now(seconds: float = SECONDS) -> float:
-    """The mean over all cores for so long, µs."""
-    took, end = [], time.monotonic() + seconds
+def now() -> float:
+    """The mean over all cores for SECONDS, µs."""
+    took, end = [], time.monotonic() + SECONDS
     while not took or time.monotonic() < end:
         took += by_core().values()
     return statistics.fmean(took)

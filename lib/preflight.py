@@ -97,7 +97,7 @@ def _sizes(name: str, value: list) -> None:
 
 KINDS = {
     _count: ("requests", "questions", "turns", "turn_tokens", "talk_rounds", "picture_talks", "picture_requests", "picture_answer",
-             "size_repeats", "picture_pairs", "picture_rounds", "ocr_pictures", "picture_probes", "tuning_rounds", "tuning_apart", "load_tokens",
+             "size_repeats", "picture_rounds", "ocr_pictures", "picture_probes", "tuning_rounds", "tuning_apart", "load_tokens",
              "consistency_questions", "consistency_texts", "consistency_tokens", "sampled_answers", "opening_samples"),
     _none_or_more: ("warmup", "seed", "searches", "context_tokens", "picture_most", "tuning_questions"),
     _not_negative: ("temperature", "single_seconds", "talk_seconds", "picture_seconds", "think_s"),

@@ -111,7 +111,7 @@ def noise(found: pd.DataFrame) -> str:
     pace = max(found.attrs[m].get("pace", 1.0) for m in tuning.SPEED)
     fitted = any(found.attrs[m].get("pace_effect") for m in tuning.SPEED)
     told = (f"The machine's pace: with the server idle, one and the same piece of work took up to {pace:.2f} times as long at one start as at "
-            f"another{'' if fitted else '; there are too few starts of each configuration to take that out'}.\n\n")
+            f"another{'' if fitted else '; it is too little, or starts of each configuration are too few, to take that out'}.\n\n")
     return (told if pace > 1 + tuning.UNEVEN else "") + "\n".join(out)
 
 

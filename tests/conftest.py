@@ -59,7 +59,7 @@ SHORTER = {
     "streams": [8, 64], "seconds": 1.0, "questions": 5, "rush_streams": 48, "requests": 30, "max_tokens": 32,
     "context_tokens": 1500, "turns": 3, "talk_rounds": 2, "think_s": 0.1, "picture_talks": 1,
     "concurrency": [1, 2, 4, 8], "most_streams": 8, "level_seconds": 2, "open_fractions": [0.5, 1.1], "searches": 1,
-    "picture_requests": 6, "picture_answer": 24, "picture_sizes": ["224x224", "320x320", "512x384", "1024x768"], "size_repeats": 2, "picture_pairs": 2, "picture_rounds": 2,
+    "picture_requests": 6, "picture_answer": 24, "picture_sizes": ["224x224", "320x320", "512x384", "1024x768"], "size_repeats": 2, "picture_rounds": 2,
     "picture_streams": [1, 4], "ocr_pictures": 8, "picture_probes": 3,
     "tuning_model": "embedded", "tuning_seconds": 3.5, "tuning_streams": 4, "tuning_questions": 8, "ttft_target_ms": 60_000, "tpot_target_ms": 60_000,
     "consistency_questions": 1, "consistency_texts": 2, "consistency_tokens": 32, "sampled_answers": 6, "opening_samples": 60,

@@ -138,7 +138,7 @@ def test_no_token_of_an_answer_is_lost(served):
 def test_health_check_and_pictures_are_measured_and_nothing_is_judged(served, monkeypatch, run_name):
     monkeypatch.setenv("WORKBOOK_API_KEY", served.api_key)
     few = {"rush_streams": 8, "picture_requests": 4, "picture_answer": 8, "picture_sizes": ["128x128", "320x320", "512x512"], "size_repeats": 2,
-           "picture_most": 1, "picture_pairs": 2, "picture_rounds": 2, "picture_streams": [1], "ocr_pictures": 4, "ocr_streams": 2}
+           "picture_most": 1, "picture_rounds": 2, "picture_streams": [1], "ocr_pictures": 4, "ocr_streams": 2}
     folder, well = runner.run(plans.make("smoke", served.url, ["01", "05"], few, name=run_name))
     assert well, folder.info()["notebooks"]
     for page in ("html/01_health_check.html", "html/05_multimodal.html", "report.html"):

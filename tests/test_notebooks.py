@@ -53,8 +53,7 @@ def test_logic_is_in_lib(notebook):
         assert not any(isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)) for n in nodes)
         loops = [n for n in nodes if isinstance(n, (ast.For, ast.While))]
         assert all(n.end_lineno - n.lineno < 3 for n in loops), "a loop of more than three lines"
-        listed = "parameters" in cell.metadata.get("tags", [])  # a line each, and no logic
-        assert listed or len(cell.source.splitlines()) <= 15, cell.source
+        assert len(cell.source.splitlines()) <= 15, cell.source
 
 
 def test_it_predicts_measures_shows_checks_and_reads(notebook):

@@ -15,7 +15,7 @@ from lib.errors import UserError
     ("ttft_target_ms", 0.0, "cannot be met"), ("tpot_target_ms", -1.0, "cannot be met"),
     ("open_fractions", [0.5, 0], "greater than 0"), ("open_fractions", [], "empty"),
     ("turns", 0, "at least 1"), ("ocr_pictures", 2.5, "at least 1"), ("talks_at_once", -1, "at least 1"),
-    ("picture_streams", [2, 0], "at least 1"), ("picture_pairs", 0, "at least 1"), ("ocr_streams", 10**9, "ulimit -n"),
+    ("picture_streams", [2, 0], "at least 1"), ("picture_rounds", 0, "at least 1"), ("ocr_streams", 10**9, "ulimit -n"),
     ("requests", 0, "at least 1"), ("requests", -5, "at least 1"), ("max_tokens", -3, "at least 2"), ("max_tokens", 1, "at least 2"),
     ("temperature", -1.0, "at least 0"), ("temperature", float("nan"), "at least 0"), ("warmup", -1, "at least 0"), ("seed", -1, "at least 0"),
     ("single_seconds", -1.0, "at least 0"), ("questions", 0, "at least 1"), ("streams", [], "empty"), ("seconds", 0.0, "greater than 0"),

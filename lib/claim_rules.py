@@ -73,6 +73,7 @@ class _Run:
         named = (self.info.get("gpu") or {}).get("name")  # of a server on another machine, as its user named it
         self.hardware = named or (gpu.split(";")[0].split(",")[0] if gpu != "none" and "GPU" in facts else facts.get("processor", ""))
         self.tuning = read_json(self.run.path / "tuning.json", {})
+        self.version = str(read_json(self.run.path / "server.json", {}).get("version") or "")
         self.source = sentences.Source(lang, self.figures, self.info, drafts.words())
 
     def name(self, figure_id: str) -> str:
@@ -262,7 +263,7 @@ def _judge(check: Check, e: Estimate) -> bool | None:
 # -- what needs no measuring -------------------------------------------------------------------------
 def _evidence(check: Check, claim: Claim, claims: Claims, run: _Run, lang: str) -> Found:
     if check.documented:
-        return _documented(check, lang)
+        return _documented(check, run, lang)
     if check.own:
         values = {c.figure: c.value for other in claims.claims for c in other.checks if c.figure and not c.over}
         value, name = values.get(check.own, math.nan), word("own", lang)
@@ -280,13 +281,15 @@ def _evidence(check: Check, claim: Claim, claims: Claims, run: _Run, lang: str) 
     return Found(check, _judge(check, e), e, check.unit, name, said("told", lang, name=name, value=number_and_unit(e, check.unit, lang)))
 
 
-def _documented(check: Check, lang: str) -> Found:
-    """Does the vLLM that is installed say so? Its source is read, not run."""
+def _documented(check: Check, run: _Run, lang: str) -> Found:
+    """Does the vLLM that is installed say so? Its source is read, not run; where the server's was another, the reason says which."""
     spec = importlib.util.find_spec("vllm")
     folder = Path(spec.submodule_search_locations[0]).resolve() if spec else None
     path = folder and (folder / check.documented).resolve()
     path = path if path and path.is_relative_to(folder) else None  # a claims file reads vLLM's files, and no others
     version = next((v for name, v in machine.versions().items() if name.startswith("vllm")), "")
+    if run.version and version and run.version.partition("+")[0] != version.partition("+")[0]:
+        version = said("other_version", lang, version=version, server=run.version)
     try:
         text = path.read_text(encoding="utf-8") if path else ""
     except OSError:

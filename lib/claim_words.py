@@ -45,6 +45,7 @@ SENTENCES = {
     "not_started": ("{name} did not start ({cause}): {means}", "{name}：无法启动（{cause}）。{means}"),
     "at_once": ("{n} at once: ", "{n} 并发："),
     "scaled": ("{name}scaled to {hardware} by the ratio of the limits, not measured there: {value}", "{name}按物理极限之比换算到 {hardware}（并非实测）：{value}"),
+    "other_version": ("{version} (the server's: {server})", "{version}，服务器为 {server}"),
     "documented": ("vLLM {version}, {file}: {means}", "vLLM {version}（{file}）：{means}"),
     "not_documented": ("the vLLM that is installed ({version}) does not say so in {file}", "已安装的 vLLM（{version}）在 {file} 中并无此说"),
 }

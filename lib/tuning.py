@@ -55,6 +55,7 @@ METRICS = {  # column of the starts -> what it is
     "ttft_s": Metric("TTFT", "ms", 1000, "lower", "median of first − sent"),
     "tpot_s": Metric("TPOT", "ms", 1000, "lower", "median of (last − first) / (n − 1)"),
     "long_ttft_s": Metric("TTFT, long prompts", "ms", 1000, "lower", "mean of first − sent; half of the prompts have one opening"),
+    "alone_ttft_s": Metric("TTFT alone", "ms", 1000, "lower", "mean of first − sent, one request at a time"),
     "alone_tpot_s": Metric("TPOT alone", "ms", 1000, "lower", "mean of (last − first) / (n − 1), one request at a time"),
     "first_s": Metric("first request", "ms", 1000, "lower", "done − sent of the first request after the start"),
     "start_s": Metric("start-up", "s", 1, "lower", "from the command to the first token"),

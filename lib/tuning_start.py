@@ -67,7 +67,7 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     row |= {m: float(fresh.measured[m].median()) for m in ("ttft_s", "tpot_s")}
     row |= {f"{m}_error": row["throughput_tps_error"] for m in ("ttft_s", "tpot_s")}
     row |= _numbers("long_ttft_s", stats.mean(long.values["ttft_s"]))  # of two kinds of prompts: a median would jump between them
-    row |= _numbers("alone_tpot_s", stats.mean(alone.values["tpot_s"]))
+    row |= _numbers("alone_ttft_s", stats.mean(alone.values["ttft_s"])) | _numbers("alone_tpot_s", stats.mean(alone.values["tpot_s"]))
     met = search.against(fresh, load.ttft_s, load.tpot_s)
     row |= {"met": met["met"], "due": met["due"], "goodput": met["goodput"]}
     if load.questions and not getattr(server, "untrained", False):

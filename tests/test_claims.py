@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import claim_rules, claim_words, claims, cli, drafts, report, rundir, sentences
+from lib import claim_rules, claim_words, claims, cli, drafts, machine, report, rundir, sentences, tuning
 from lib.claims import Check
 from lib.errors import UserError
 from lib.records import Record, Sink
@@ -101,6 +101,17 @@ def test_a_draft_gives_no_reason_that_did_not_settle_the_claim(run, lang):
     (table,) = [block for block in drafts.claimed(source, held, "a page")[0] if block.kind == "table"]
     why = table.lines[-1].cells[-1]
     assert why.startswith(drafts.words()["computed"][lang]) and "0.75" in why
+
+
+@pytest.mark.parametrize("alone, many, expected", [((3.0, 4.0), (0.2, 2.7), "fails"), ((3.0, 4.0), (0.2, 0.9), "part"), ((0.5, 0.9), (0.2, 0.9), "holds")])
+def test_eager_is_asked_for_the_first_token_of_one_user_and_of_many(run, alone, many, expected):
+    """Under load eager's first token can come sooner only because everything else is slower; one user alone tells the two apart."""
+    run.update_info(**ON_H200)
+    rundir.write_json(run.path / "tuning.json", {"configurations": [{}, {"name": "eager", "letter": "B", "own": ["--enforce-eager"]}]})
+    for metric, (low, high) in (("alone_ttft_s", alone), ("ttft_s", many)):
+        publish(run, f"tuning.B.{metric}.times-the-baseline", (low * high)**0.5, low, high, "", 2, name=f"eager: {tuning.METRICS[metric].name}, times the baseline")
+    (held,) = [h for h in claim_rules.hold(claims.load(), run) if h.claim.id == "eager-ttft"]
+    assert held.verdict == expected and "TTFT alone" in held.reasons[0]
 
 
 @pytest.mark.parametrize("later, speed, expected", [
@@ -292,6 +303,15 @@ def test_documentation_counts_only_where_the_installed_vllm_says_so(run, tmp_pat
     for words, expected in (("BF16 precision for BF16 models", "fails"), ("INT8 precision for BF16 models", "untestable")):
         (held,) = claim_rules.hold(write(tmp_path, {"evidence": [says | {"says": words}]}), run)
         assert held.verdict == expected
+
+
+def test_a_reason_from_vllms_source_says_where_the_server_was_of_another_version(run, tmp_path):
+    says = {"documented": "config/model.py", "says": "BF16 precision for BF16 models", "speaks": "against", "means": "m"}
+    installed = next(v for name, v in machine.versions().items() if name.startswith("vllm"))
+    for version, named in (("0.1.2", True), (installed, False)):
+        rundir.write_json(run.path / "server.json", {"version": version})
+        (held,) = claim_rules.hold(write(tmp_path, {"evidence": [says]}), run)
+        assert ("server" in held.reasons[0]) == named and installed in held.reasons[0]
 
 
 numbers = st.floats(0.01, 1000)

@@ -33,6 +33,7 @@ def _build(run: RunDir) -> Path:
     write_text(path, environment.get_template(TEMPLATE.name).render(
         run=run.name,
         info=info,
+        figures=len(figures),
         headlines={k: f for k, f in figures.items() if f["headline"]},
         attempts=resume.words(info),
         chapters=_chapters(run, figures, info),

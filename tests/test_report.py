@@ -75,6 +75,13 @@ def test_an_empty_run_gives_a_report_that_says_so(run):
     assert "holds no figures" in report.as_text(report.build(run))
 
 
+def test_a_run_whose_figures_are_all_of_the_second_rank_is_not_called_empty(run):
+    """As 06_tuning's are where no configuration was shown to be better."""
+    publish(run, headline=False)
+    text = report.as_text(report.build(run))
+    assert "holds no figures" not in text and "No headlines here: this run's figures (1)" in text
+
+
 def test_a_notebook_that_did_not_run_is_shown_as_such(run):
     run.update_info(notebooks={"02_single_request": {"status": "not run"}})
     assert "not run" in report.as_text(report.build(run))

@@ -73,7 +73,7 @@ class _Run:
         named = (self.info.get("gpu") or {}).get("name")  # of a server on another machine, as its user named it
         self.hardware = named or (gpu.split(";")[0].split(",")[0] if gpu != "none" and "GPU" in facts else facts.get("processor", ""))
         self.tuning = read_json(self.run.path / "tuning.json", {})
-        self.version = str(read_json(self.run.path / "server.json", {}).get("version") or "")
+        self.version = re.match("(?:vLLM ([^,]+))?", str(facts.get("server", "")))[1]  # None: not vLLM, or not told
         self.source = sentences.Source(lang, self.figures, self.info, drafts.words())
 
     def name(self, figure_id: str) -> str:
@@ -288,8 +288,6 @@ def _documented(check: Check, run: _Run, lang: str) -> Found:
     path = folder and (folder / check.documented).resolve()
     path = path if path and path.is_relative_to(folder) else None  # a claims file reads vLLM's files, and no others
     version = next((v for name, v in machine.versions().items() if name.startswith("vllm")), "")
-    if run.version and version and run.version.partition("+")[0] != version.partition("+")[0]:
-        version = said("other_version", lang, version=version, server=run.version)
     try:
         text = path.read_text(encoding="utf-8") if path else ""
     except OSError:
@@ -297,6 +295,8 @@ def _documented(check: Check, run: _Run, lang: str) -> Found:
     text = " ".join(re.sub(r'"\s+f?"', "", text).split())  # a long message stands in pieces
     if " ".join(check.says.split()) not in text:
         return Found(check, None, None, "", "", said("not_documented", lang, file=check.documented, version=version or word("none", lang)))
+    if run.version and run.version.partition("+")[0] != version.partition("+")[0]:
+        version = said("other_version", lang, version=version, server=run.version)
     return Found(check, check.speaks == "for", None, "", "", said("documented", lang, version=version, file=check.documented, means=words(check, "means", lang)))
 
 

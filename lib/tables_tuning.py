@@ -7,7 +7,6 @@ from lib import configurations, tuning
 from lib.tuning import METRICS
 
 COSTS = ("alone_ttft_s", "alone_tpot_s", "long_ttft_s", "first_s", "start_s", "memory_gib", "kv_tokens")
-NOTED = (*tuning.SPEED, "alone_ttft_s", "alone_tpot_s", "long_ttft_s", "start_s")  # of these it is said where a configuration differs
 
 
 def plan(todo: list[configurations.Configuration]) -> pd.DataFrame:
@@ -133,7 +132,7 @@ def stands_out(found: pd.DataFrame) -> str:
     """Each configuration whose speed was shown to differ, in a line; the rest in one."""
     lines, quiet = [], []
     for name, row in _measured(found).drop(index=tuning.BASELINE, errors="ignore").iterrows():
-        shown = [f"{METRICS[k].name} {row[f'{k}.verdict']} (×{row[f'{k}.ratio']:.2f})" for k in NOTED
+        shown = [f"{METRICS[k].name} {row[f'{k}.verdict']} (×{row[f'{k}.ratio']:.2f})" for k in (*tuning.TIMED, "start_s")
                  if row.get(f"{k}.verdict") not in ("no difference shown", "the same", None) and isinstance(row.get(f"{k}.verdict"), str)]
         worse = "**its answers are worse**" if row.get("answers.verdict") == "worse" else ""
         shown += [worse] if worse else []

@@ -65,6 +65,7 @@ METRICS = {  # column of the starts -> what it is
     "kv_tokens": Metric("KV cache", "tokens", 1, None, "as the server tells it"),
 }
 SPEED = ("throughput_tps", "ttft_s", "tpot_s")
+TIMED = (*SPEED, "alone_ttft_s", "alone_tpot_s", "long_ttft_s")  # of a start's loads: what speaks against those speaks against these
 LEVEL = 1 - (1 - stats.LEVEL) / len(SPEED)
 TINY = 1e-14  # a variance: what does not vary at all is as sure as rounding lets it be
 UNEVEN = 0.02  # a pace that varies less tells nothing

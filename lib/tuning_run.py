@@ -162,7 +162,7 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
                 value, *ratio = (row.get(f"{key}.{part}", math.nan) for part in ("value", "ratio", "low", "high"))
                 shown = {"value": stats.Estimate(value * metric.factor, math.nan, math.nan, row["starts"])}
                 shown |= {tuning.RATIO.replace("-", " "): stats.Estimate(*ratio, row["starts"])} if name != tuning.BASELINE else {}
-                judged = verdict if key in (*tuning.SPEED, "alone_ttft_s", "alone_tpot_s", "long_ttft_s") else "valid"
+                judged = verdict if key in tuning.TIMED else "valid"
                 for what, estimate in shown.items() if math.isfinite(value) else ():
                     unit, told = (metric.unit, metric.formula) if what == "value" else ("", formula)
                     run.publish(f"tuning.{row['letter']}.{key}.{what.replace(' ', '-')}", f"{name}: {metric.name}, {what}", estimate,

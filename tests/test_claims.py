@@ -309,7 +309,7 @@ def test_a_reason_from_vllms_source_says_where_the_server_was_of_another_version
     says = {"documented": "config/model.py", "says": "BF16 precision for BF16 models", "speaks": "against", "means": "m"}
     installed = next(v for name, v in machine.versions().items() if name.startswith("vllm"))
     for version, named in (("0.1.2", True), (installed, False)):
-        rundir.write_json(run.path / "server.json", {"version": version})
+        run.update_info(facts={"server": f"vLLM {version}, was running already"})
         (held,) = claim_rules.hold(write(tmp_path, {"evidence": [says]}), run)
         assert ("server" in held.reasons[0]) == named and installed in held.reasons[0]
 

@@ -306,7 +306,10 @@ def ready(lab, name: str) -> bool:
 
 def whole(path):
     """A notebook, once it has been saved with all it has put out."""
-    notebook = nbformat.read(path, 4)
+    try:
+        notebook = nbformat.read(path, 4)
+    except nbformat.reader.NotJSONError:  # JupyterLab is writing it: it empties the file first
+        return None
     ran = [c.execution_count is not None for c in code(notebook)]
     return notebook if all(ran) or errors(notebook) else None
 

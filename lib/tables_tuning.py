@@ -103,9 +103,9 @@ def noise(found: pd.DataFrame) -> str:
                     f"(×{drift.value:.2f} [{drift.low:.2f}, {drift.high:.2f}])")
         if effect is not None:
             told += f"; at the slowest pace it is ×{effect.value:.2f} [{effect.low:.2f}, {effect.high:.2f}] what it is at the fastest"
-        differ = f"differ by {about['spread']:.1%} (standard deviation)" if about["spread"] > 1e-6 else "do not differ"
-        out.append(f"- **{METRICS[key].name}**: beyond what their requests{' and the pace' * (effect is not None)} explain, starts of one command {differ}; with "
-                   f"{about['df']} degrees of freedom a difference of less than about {widths.median():.0%} is not shown{told}.")
+        differ = f"differ by {about['spread']:.1%} (standard deviation, {about['df']} degrees of freedom)" if about["spread"] > 1e-6 else "do not differ"
+        out.append(f"- **{METRICS[key].name}**: beyond what their requests{' and the pace' * (effect is not None)} explain, starts of one command {differ}; "
+                   f"a difference of less than about {widths.median():.0%} is not shown{told}.")
     if not out:
         return "With so few starts nothing is known of how starts of one command differ: no difference can be shown."
     pace = max(found.attrs[m].get("pace", 1.0) for m in tuning.SPEED)

@@ -13,13 +13,17 @@ is fitted by least squares weighted with 1 / v_i: a meta-regression, in which ea
 NBS 87, 1982, for τ²; Knapp and Hartung, Statistics in Medicine 22, 2003, for Student's t). The baseline is started again
 and again between the others (A B A C A …), so that the line b t takes up what drifts, and the scatter of starts of one
 configuration around the fit is the noise floor. A start that something disturbed scatters in itself, has a large w,
-and counts for less. All configurations lend their repeated starts to τ, so one that was started once has an interval, too:
+and counts for less.
 
     ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Var(m_c - m_A)))
 
+Configurations differ in how far their starts differ: on a GPU those without CUDA graphs scatter three times as far as the others. So
+this ratio is fitted on the starts of c and of the baseline alone where these leave four degrees of freedom. Where they do not,
+all configurations lend their repeated starts to τ, and one that was started once has an interval, too.
+
 The pace is fitted where it varied among starts of one configuration, by 2 % and by half of what it varied by among all (standard
-deviations of its logarithm), and where it leaves four degrees of freedom: all known without looking at y. Then the drift is, where it
-leaves two; with none there is no interval and no verdict. A pace is measured with an error, so that its effect is taken out in part.
+deviations of its logarithm), and where it leaves four degrees of freedom: all known without looking at y, as is which starts a ratio is fitted on. Then the drift is,
+where it leaves two; with none there is no interval and no verdict. A pace is measured with an error, so that its effect is taken out in part.
 
 A configuration's verdicts on throughput, TTFT and TPOT hold together in 95 of 100 cases: each interval is the
 98.3 % one (Bonferroni). How often equal servers are called different is tested on recorded starts.
@@ -69,7 +73,8 @@ TIMED = (*SPEED, "alone_ttft_s", "alone_tpot_s", "long_ttft_s")  # of a start's 
 LEVEL = 1 - (1 - stats.LEVEL) / len(SPEED)
 TINY = 1e-14  # a variance: what does not vary at all is as sure as rounding lets it be
 UNEVEN = 0.02  # a pace that varies less tells nothing
-LEFT = 4  # degrees of freedom: with fewer, one more that is spent widens an interval by more than a pace is likely to explain
+LEFT = 4  # degrees of freedom: with fewer, one more that is spent widens an interval by more than it is likely to explain
+COMPARED = ["ratio", "low", "high", "verdict"]  # columns that a comparison with the baseline fills
 MET = 0.95  # of the requests meet both targets, or a configuration does not keep them
 
 
@@ -104,13 +109,23 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
     """One metric of every configuration against the baseline's; the formula is at the head of this module.
 
     starts: columns name, place, `metric`, and `metric` + "_error" (w_i) and pace_us if known. -> a row per configuration (index: name):
-    value (at the middle of the plan and the mean pace, in the column's unit), ratio, low, high, starts, verdict. attrs: spread (τ), df;
-    drift (Estimate of the ratio of the last start to the first, None if not fitted); pace (the slowest start's to the fastest's);
-    pace_effect (Estimate of the ratio that comes of it, likewise).
+    value (at the middle of the plan and the mean pace, in the column's unit), starts, ratio, low, high, verdict. attrs, of all
+    configurations together: spread (τ), df; drift (Estimate of the ratio of the last start to the first, None if not fitted); pace
+    (the slowest start's to the fastest's); pace_effect (Estimate of the ratio that comes of it, likewise).
     """
+    out = _fitted(starts, metric, level)
+    for name in out.index.drop(BASELINE, errors="ignore"):
+        pair = _fitted(starts[starts["name"].isin([BASELINE, name])], metric, level)
+        if len(pair) == 2 and pair.attrs["df"] >= LEFT:
+            out.loc[name, COMPARED] = pair.loc[name, COMPARED]
+    return out
+
+
+def _fitted(starts: pd.DataFrame, metric: str, level: float) -> pd.DataFrame:
+    """`ratios`, all of them on all of these starts."""
     rows = starts[np.isfinite(starts[metric].astype(float)) & (starts[metric].astype(float) > 0)]
     names = list(dict.fromkeys(rows["name"]))
-    out = pd.DataFrame(columns=["value", "ratio", "low", "high", "starts", "verdict"], index=pd.Index(names, name="name"))
+    out = pd.DataFrame(columns=["value", "starts", *COMPARED], index=pd.Index(names, name="name"))
     if BASELINE not in names:
         return out
     y = np.log(rows[metric].to_numpy(dtype=float))
@@ -136,7 +151,7 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
 
     for k, name in enumerate(names):
         e = estimate(operator[k] - operator[names.index(BASELINE)])
-        out.loc[name] = [math.exp(fitted[k]), e.value, e.low, e.high, int((rows["name"] == name).sum()),
+        out.loc[name] = [math.exp(fitted[k]), int((rows["name"] == name).sum()), e.value, e.low, e.high,
                          _verdict(e, METRICS[metric].better) if name != BASELINE else "–"]
     slowest = float(np.ptp(pace))
     out.attrs = {"spread": math.sqrt(between2), "df": df, "pace": math.exp(slowest),

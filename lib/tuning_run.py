@@ -21,6 +21,7 @@ from lib.progress import progress
 from lib.tuning_start import Load
 
 SERIES = "tuning.starts"  # its rows: requests/tuning.starts.jsonl
+WAVERING = ("too few samples", "warming up", "unstable")  # verdicts on a start's course; the other kinds say that it measured something else
 
 
 @dataclass
@@ -104,9 +105,11 @@ async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -
 
 
 def _no_time(took: dict[str, list[float]], name: str) -> bool:
-    """Is less time left than a start of this configuration and its measuring took before; if there was none, than starts took?"""
-    left, before = time_limit.left_s(), took.get(name) or [s for several in took.values() for s in several]
-    return left is not None and left < (statistics.median(before) if before else 0.0)
+    """Is less time left than a start of this configuration and its measuring took before; if there was none, than starts took?
+    The first of a command may have compiled, which no other has to: it counts for no more than starts usually took."""
+    left, all_of_them = time_limit.left_s(), [s for several in took.values() for s in several]
+    own, usual = took.get(name, []), statistics.median(all_of_them or [0.0])
+    return left is not None and left < min(own if len(own) > 1 else [*own, usual])
 
 
 def _end_early(todo: Tuning, left: list[str]) -> None:
@@ -116,7 +119,7 @@ def _end_early(todo: Tuning, left: list[str]) -> None:
         raise UserError(f"the baseline was not measured, so there is nothing to compare with: the notebook's time was over at {at}; {longer}")
     starts = len(todo.rows)
     todo.ended = (f"**Ended early** after {starts} start{'s' * (starts > 1)}, at {at}: the notebook's time did not last for "
-                  f"{len(left)} more ({', '.join(left)}). {longer}.")
+                  f"{len(left)} more ({', '.join(left)}); {longer}.")
     todo.dropped |= {name: f"the notebook's time did not last for it ({at})" for name in set(left) - set(todo.starts["name"])}
 
 
@@ -156,8 +159,7 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
     formula = f"exp(m − m of the baseline), {tuning.LEVEL:.1%} interval over starts"
     with run.together():
         for name, row in found[found["state"] == "measured"].iterrows():
-            doubts = [d for d in starts.loc[starts["name"] == name, "doubt"].dropna() if d != "valid"]
-            verdict = f"{doubts[0]} (in {len(doubts)} of {row['starts']} starts)" if doubts else "valid"
+            verdict = _verdict(starts.loc[starts["name"] == name, "doubt"].dropna())
             for key, metric in tuning.METRICS.items():
                 value, *ratio = (row.get(f"{key}.{part}", math.nan) for part in ("value", "ratio", "low", "high"))
                 shown = {"value": stats.Estimate(value * metric.factor, math.nan, math.nan, row["starts"])}
@@ -172,6 +174,15 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
         "spec": todo.spec, "load": dataclasses.asdict(todo.load), "configurations": [dataclasses.asdict(c) for c in todo.configurations],
         "dropped": todo.dropped, "ended": todo.ended, "summary": _plain(found.reset_index()), "starts": _plain(starts),
         "recommended": chosen, "command": command(todo, chosen)})
+
+
+def _verdict(doubts: pd.Series) -> str:
+    """On a configuration's figures, by what speaks against each of its starts. An uneven course or few values of one start are in that
+    start's own error and in the scatter between starts: they are the configuration's where at least half of its starts have them."""
+    against = [d for d in doubts if d != "valid"]
+    grave = [d for d in against if not d.startswith(WAVERING)]
+    counted = grave or (against if 2 * len(against) >= len(doubts) else [])
+    return f"{counted[0]} (in {len(counted)} of {len(doubts)} starts)" if counted else "valid"
 
 
 def command(todo: Tuning, name: str | None) -> str:

@@ -62,6 +62,23 @@ def test_equal_servers_are_rarely_called_different_whatever_differs_between_star
     assert wrong <= 400 * 0.0167 + 3 * math.sqrt(400 * 0.0167), "each metric's level is 98.3 %"
 
 
+@pytest.mark.parametrize("loud", [0.03, 0.2])
+def test_a_configuration_that_scatters_widens_no_interval_but_its_own(loud):
+    """c's starts differ like the baseline's; those of the others as much, or seven times as much."""
+    rng, widths, wrong = np.random.default_rng(4), [], 0
+    for _ in range(200):
+        noise = [rng.normal(0, 0.03 if name in (BASELINE, "c") else loud) for name in SMOKE_PLAN]
+        found = tuning.ratios(pd.DataFrame({"name": SMOKE_PLAN, "place": range(len(SMOKE_PLAN)), "tpot_s": np.exp(noise)}), "tpot_s")
+        widths.append(math.log(found.loc["c", "high"] / found.loc["c", "low"]) / 2)
+        wrong += found.loc["c", "verdict"] != "no difference shown"
+    assert np.median(widths) < 0.1 and wrong <= 200 * 0.0167 + 3 * math.sqrt(200 * 0.0167)
+
+
+def test_a_configuration_with_too_few_starts_for_a_scatter_of_its_own_borrows_that_of_all():
+    starts = simulated(np.random.default_rng(5), [BASELINE, "b", BASELINE, "c", "d", BASELINE, "c", "d", BASELINE], 0.03)
+    pd.testing.assert_frame_equal(tuning.ratios(starts, "tpot_s"), tuning._fitted(starts, "tpot_s", tuning.LEVEL))
+
+
 def uneven(rng, plan, spread: float, effect: float, factors: dict | None = None, blur: float = 0.02) -> pd.DataFrame:
     """Starts on a machine whose pace jumps by half: effect 1 is a server that only waits for its processors. blur: error of the pace."""
     slow = rng.choice([0.0, 0.45], len(plan))
@@ -92,7 +109,7 @@ def test_a_pace_that_only_told_configurations_apart_moves_no_value():
 def test_a_pace_that_is_even_or_not_known_of_every_start_takes_nothing_from_the_others():
     starts = simulated(np.random.default_rng(6), SMOKE_PLAN, 0.03)
     plain = tuning.ratios(starts, "tpot_s")
-    for pace in ([300.0] * 14, [300.0, 301.0] * 7, [300.0] * 7 + [None] + [450.0] * 6):
+    for pace in ([300.0] * 14, [300.0, 301.0] * 7, [300.0] * 6 + [None] + [450.0] * 7):
         found = tuning.ratios(starts.assign(pace_us=pace), "tpot_s")
         assert found.attrs["pace_effect"] is None and found.attrs["df"] == plain.attrs["df"]
         pd.testing.assert_frame_equal(found, plain, check_like=True)
@@ -408,10 +425,21 @@ def test_a_start_is_not_begun_where_the_time_left_is_shorter_than_starts_took(ru
     assert started == [BASELINE] and "after 1 start, " in work.ended
 
 
-@pytest.mark.parametrize("left, name, too_little", [(60, "a", False), (40, "a", True), (60, "slow", True), (60, "new", True), (200, "new", False)])
+@pytest.mark.parametrize("left, name, too_little", [(60, "a", False), (40, "a", True), (60, "slow", True), (60, "new", True), (200, "new", False),
+                                                   (140, "compiled", False), (60, "quick", False)])
 def test_what_a_start_takes_is_known_from_starts_of_its_own_command_before_those_of_others(left, name, too_little, monkeypatch):
     monkeypatch.setenv(time_limit.DEADLINE, str(time.monotonic() + left))
-    assert tuning_run._no_time({"a": [50.0, 52.0], "slow": [130.0, 128.0]}, name) is too_little
+    took = {"a": [50.0, 52.0], "slow": [130.0, 128.0], "compiled": [190.0], "quick": [55.0]}
+    assert tuning_run._no_time(took, name) is too_little
+
+
+@pytest.mark.parametrize("doubts, verdict", [
+    (["valid"] * 5, "valid"), (["valid"] * 4 + ["unstable: it rises"], "valid"), (["valid", "unstable: it rises"], "unstable: it rises (in 1 of 2 starts)"),
+    (["warming up: x", "unstable: y", "valid"], "warming up: x (in 2 of 3 starts)"),
+    (["unstable: y", "valid", "valid", "throttled: z; unstable: y"], "throttled: z; unstable: y (in 1 of 4 starts)"),
+    (["valid", "valid", "disturbed: others"], "disturbed: others (in 1 of 3 starts)")])
+def test_one_uneven_start_does_not_doubt_a_configuration_and_one_that_measured_something_else_does(doubts, verdict):
+    assert tuning_run._verdict(pd.Series(doubts)) == verdict
 
 
 # -- real servers ------------------------------------------------------------------------------------

@@ -113,21 +113,22 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
     configurations together: spread (τ), df; drift (Estimate of the ratio of the last start to the first, None if not fitted); pace
     (the slowest start's to the fastest's); pace_effect (Estimate of the ratio that comes of it, likewise).
     """
-    out = _fitted(starts, metric, level)
-    for name in out.index.drop(BASELINE, errors="ignore"):
-        pair = _fitted(starts[starts["name"].isin([BASELINE, name])], metric, level)
-        if len(pair) == 2 and pair.attrs["df"] >= LEFT:
-            out.loc[name, COMPARED] = pair.loc[name, COMPARED]
-    return out
+    rows, about = _fitted(starts, metric, level)
+    for name in rows.keys() - {BASELINE}:
+        pair, its = _fitted(starts[starts["name"].isin([BASELINE, name])], metric, level)
+        if its.get("df", 0) >= LEFT:
+            rows[name] |= {column: pair[name][column] for column in COMPARED}
+    out = pd.DataFrame(list(rows.values()), columns=["value", "starts", *COMPARED], index=pd.Index(rows, name="name"))
+    out.attrs = about
+    return out.astype({c: float for c in ("value", "ratio", "low", "high")})
 
 
-def _fitted(starts: pd.DataFrame, metric: str, level: float) -> pd.DataFrame:
-    """`ratios`, all of them on all of these starts."""
+def _fitted(starts: pd.DataFrame, metric: str, level: float) -> tuple[dict[str, dict], dict]:
+    """The rows of `ratios`, all of them of all of these starts, by name, and its attrs; without a baseline, rows of nothing."""
     rows = starts[np.isfinite(starts[metric].astype(float)) & (starts[metric].astype(float) > 0)]
     names = list(dict.fromkeys(rows["name"]))
-    out = pd.DataFrame(columns=["value", "starts", *COMPARED], index=pd.Index(names, name="name"))
     if BASELINE not in names:
-        return out
+        return {name: {} for name in names}, {}
     y = np.log(rows[metric].to_numpy(dtype=float))
     within = rows.get(f"{metric}_error", pd.Series(0.0, rows.index)).astype(float)
     within2 = within.fillna(within.max()).fillna(0.0).to_numpy() ** 2  # an error that could not be told is no small one
@@ -149,15 +150,15 @@ def _fitted(starts: pd.DataFrame, metric: str, level: float) -> pd.DataFrame:
         half = 0.0 if half < 1e-6 else half  # nothing but rounding
         return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), len(y))
 
+    found = {}
     for k, name in enumerate(names):
         e = estimate(operator[k] - operator[names.index(BASELINE)])
-        out.loc[name] = [math.exp(fitted[k]), int((rows["name"] == name).sum()), e.value, e.low, e.high,
-                         _verdict(e, METRICS[metric].better) if name != BASELINE else "–"]
+        found[name] = {"value": math.exp(fitted[k]), "starts": int((rows["name"] == name).sum()), "ratio": e.value, "low": e.low, "high": e.high,
+                       "verdict": _verdict(e, METRICS[metric].better) if name != BASELINE else "–"}
     slowest = float(np.ptp(pace))
-    out.attrs = {"spread": math.sqrt(between2), "df": df, "pace": math.exp(slowest),
-                 "pace_effect": estimate(operator[len(names)], slowest) if with_pace else None,
-                 "drift": estimate(operator[-1], float(np.ptp(place))) if drift else None}
-    return out.astype({c: float for c in ("value", "ratio", "low", "high")})
+    return found, {"spread": math.sqrt(between2), "df": df, "pace": math.exp(slowest),
+                   "pace_effect": estimate(operator[len(names)], slowest) if with_pace else None,
+                   "drift": estimate(operator[-1], float(np.ptp(place))) if drift else None}
 
 
 def _log_pace(rows: pd.DataFrame) -> np.ndarray:

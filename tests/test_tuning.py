@@ -76,7 +76,8 @@ def test_a_configuration_that_scatters_widens_no_interval_but_its_own(loud):
 
 def test_a_configuration_with_too_few_starts_for_a_scatter_of_its_own_borrows_that_of_all():
     starts = simulated(np.random.default_rng(5), [BASELINE, "b", BASELINE, "c", "d", BASELINE, "c", "d", BASELINE], 0.03)
-    pd.testing.assert_frame_equal(tuning.ratios(starts, "tpot_s"), tuning._fitted(starts, "tpot_s", tuning.LEVEL))
+    found, (every, about) = tuning.ratios(starts, "tpot_s"), tuning._fitted(starts, "tpot_s", tuning.LEVEL)
+    assert about["df"] == 4 and all(found.loc[name].to_dict() == every[name] for name in "bcd")
 
 
 def uneven(rng, plan, spread: float, effect: float, factors: dict | None = None, blur: float = 0.02) -> pd.DataFrame:

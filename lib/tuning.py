@@ -17,13 +17,14 @@ and counts for less.
 
     ratio of c to the baseline = exp(m_c - m_A),    interval: exp(m_c - m_A ± t(df) sqrt(Var(m_c - m_A)))
 
-Configurations differ in how far their starts differ: on a GPU those without CUDA graphs scatter three times as far as the others. So
+Configurations differ in how far their starts differ: on a GPU most without CUDA graphs (docs/gpu.md). So
 this ratio is fitted on the starts of c and of the baseline alone where these leave four degrees of freedom. Where they do not,
 all configurations lend their repeated starts to τ, and one that was started once has an interval, too.
 
 The pace is fitted where it varied among starts of one configuration, by 2 % and by half of what it varied by among all (standard
-deviations of its logarithm), and where it leaves four degrees of freedom: all known without looking at y, as is which starts a ratio is fitted on. Then the drift is,
-where it leaves two; with none there is no interval and no verdict. A pace is measured with an error, so that its effect is taken out in part.
+deviations of its logarithm), and where it leaves four degrees of freedom: all known without looking at y, as is which starts a ratio
+is fitted on. Then the drift is, where it leaves two; with none there is no interval and no verdict. A pace is measured with an error,
+so that its effect is taken out in part.
 
 A configuration's verdicts on throughput, TTFT and TPOT hold together in 95 of 100 cases: each interval is the
 98.3 % one (Bonferroni). How often equal servers are called different is tested on recorded starts.
@@ -124,7 +125,7 @@ def ratios(starts: pd.DataFrame, metric: str, level: float = LEVEL) -> pd.DataFr
 
 
 def _fitted(starts: pd.DataFrame, metric: str, level: float) -> tuple[dict[str, dict], dict]:
-    """The rows of `ratios`, all of them of all of these starts, by name, and its attrs; without a baseline, rows of nothing."""
+    """Name -> row of `ratios`, each fitted on all of these starts, and its attrs; without a baseline the rows are empty."""
     rows = starts[np.isfinite(starts[metric].astype(float)) & (starts[metric].astype(float) > 0)]
     names = list(dict.fromkeys(rows["name"]))
     if BASELINE not in names:

@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 from IPython.utils.capture import capture_output
 
-from lib import configurations, launch, machine, rundir, stats, time_limit, tuning, tuning_start, vllm_flags
+from lib import configurations, launch, machine, rundir, stats, time_limit, tuning, tuning_start, verdicts, vllm_flags
 from lib.bench import Bench
 from lib.configurations import Configuration
 from lib.errors import UserError
@@ -21,7 +21,6 @@ from lib.progress import progress
 from lib.tuning_start import Load
 
 SERIES = "tuning.starts"  # its rows: requests/tuning.starts.jsonl
-WAVERING = ("too few samples", "warming up", "unstable")  # verdicts on a start's course; the other kinds say that it measured something else
 
 
 @dataclass
@@ -106,7 +105,7 @@ async def carry_out(todo: Tuning, rounds: int = 1, apart: int = 1, start=None) -
 
 def _no_time(took: dict[str, list[float]], name: str) -> bool:
     """Is less time left than a start of this configuration and its measuring took before; if there was none, than starts took?
-    The first of a command may have compiled, which no other has to: it counts for no more than starts usually took."""
+    The first of a command may have compiled, which no other has to: of several the quickest counts, and a single one for no more than is usual."""
     left, all_of_them = time_limit.left_s(), [s for several in took.values() for s in several]
     own, usual = took.get(name, []), statistics.median(all_of_them or [0.0])
     return left is not None and left < min(own if len(own) > 1 else [*own, usual])
@@ -159,7 +158,7 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
     formula = f"exp(m − m of the baseline), {tuning.LEVEL:.1%} interval over starts"
     with run.together():
         for name, row in found[found["state"] == "measured"].iterrows():
-            verdict = _verdict(starts.loc[starts["name"] == name, "doubt"].dropna())
+            verdict = _of_its_starts(starts.loc[starts["name"] == name, "doubt"].dropna())
             for key, metric in tuning.METRICS.items():
                 value, *ratio = (row.get(f"{key}.{part}", math.nan) for part in ("value", "ratio", "low", "high"))
                 shown = {"value": stats.Estimate(value * metric.factor, math.nan, math.nan, row["starts"])}
@@ -176,11 +175,11 @@ def publish(todo: Tuning, found: pd.DataFrame) -> None:
         "recommended": chosen, "command": command(todo, chosen)})
 
 
-def _verdict(doubts: pd.Series) -> str:
-    """On a configuration's figures, by what speaks against each of its starts. An uneven course or few values of one start are in that
+def _of_its_starts(doubts: pd.Series) -> str:
+    """The verdict on a configuration's figures, by what speaks against each of its starts. An uneven course or few values of one start are in that
     start's own error and in the scatter between starts: they are the configuration's where at least half of its starts have them."""
     against = [d for d in doubts if d != "valid"]
-    grave = [d for d in against if not d.startswith(WAVERING)]
+    grave = [d for d in against if not d.startswith(verdicts.COURSE)]
     counted = grave or (against if 2 * len(against) >= len(doubts) else [])
     return f"{counted[0]} (in {len(counted)} of {len(doubts)} starts)" if counted else "valid"
 

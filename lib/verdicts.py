@@ -37,6 +37,8 @@ KINDS = {  # for readers, in the order of judging
                 f"between its first and its last third), or nearly all of its last quarter lies beyond its first, {JUMP:g} times as high or low",
 }
 
+COURSE = ("too few samples", "warming up", "unstable")  # those on how a series went; the others say that it measured something else
+
 
 @dataclass(frozen=True)
 class Evidence:

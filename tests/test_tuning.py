@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, pace, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, tuning_start, vllm_flags
+from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, pace, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, tuning_start, verdicts, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.keeper import Keeper
@@ -440,7 +440,7 @@ def test_what_a_start_takes_is_known_from_starts_of_its_own_command_before_those
     (["unstable: y", "valid", "valid", "throttled: z; unstable: y"], "throttled: z; unstable: y (in 1 of 4 starts)"),
     (["valid", "valid", "disturbed: others"], "disturbed: others (in 1 of 3 starts)")])
 def test_one_uneven_start_does_not_doubt_a_configuration_and_one_that_measured_something_else_does(doubts, verdict):
-    assert tuning_run._verdict(pd.Series(doubts)) == verdict
+    assert tuning_run._of_its_starts(pd.Series(doubts)) == verdict and set(verdicts.COURSE) <= set(verdicts.KINDS)
 
 
 # -- real servers ------------------------------------------------------------------------------------

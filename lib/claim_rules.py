@@ -237,15 +237,17 @@ def _started(check: Check, run: _Run, lang: str) -> Found:
 
 
 def _first_over_warm(run: _Run, pattern: str, warm: str) -> Estimate | None:
-    """TTFT of the first request of each such series, sent to a server that had answered one, as a multiple of the median TTFT
-    of a warm series with one request in flight: geometric mean over the series, with Student's interval."""
-    names = fnmatch.filter(run.run.series(), pattern)
-    if not run.tuning.get("spec") or not names or warm not in run.run.series():
+    """TTFT of the first request of each such series, sent to a server that had answered one, as a multiple of the median TTFT of that start's own
+    series `warm`, with one request in flight: geometric mean over starts, with Student's interval. Two starts differ by more than a warm-up brings."""
+    pairs = {name: f"{name.rpartition('.')[0]}.{warm}" for name in fnmatch.filter(run.run.series(), pattern)}
+    names = [name for name, own in pairs.items() if own in run.run.series()]
+    if not run.tuning.get("spec") or not names:
         return None  # without a model to start, none of these servers was fresh
-    first = [metrics.per_request(records.read(run.run.requests_file(name)))["ttft_s"].iloc[0] for name in names]
-    usual = metrics.measured(metrics.per_request(records.read(run.run.requests_file(warm))))["ttft_s"].median()
-    starts = range(len(first))
-    return compare.compare([usual] * len(first), first, paired_rounds=(starts, starts)).ratio
+    frames = {name: metrics.per_request(records.read(run.run.requests_file(name))) for name in [*names, *(pairs[n] for n in names)]}
+    first = [frames[name]["ttft_s"].iloc[0] for name in names]
+    usual = [metrics.measured(frames[pairs[name]])["ttft_s"].median() for name in names]
+    starts = range(len(names))
+    return compare.compare(usual, first, paired_rounds=(starts, starts)).ratio
 
 
 def _judge(check: Check, e: Estimate) -> bool | None:

@@ -41,9 +41,10 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     against the series."""
     desk = dataclasses.replace(desk, server=server, pending=None)
     paces = [pace.now()]
+    first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first"), 1, count=1, come_what_may=True)
     # What a fresh server still has to compile or to load for a full batch may take longer than a load.
-    first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first", vary=VARY), load.streams,
-                               count=2 * load.streams, come_what_may=True)
+    await desk.measure(f"{name}.fill", Brief(load.max_tokens, load.temperature, load.seed, "tuning-fill", vary=VARY), load.streams,
+                       count=2 * load.streams, come_what_may=True)
     paces.append(pace.now())
     tried = [await _short(desk, load, f"{name}.short", "tuning")]
     while _disturbance(tried[-1]) > DISTURBED and len(tried) < TRIES:  # with prompts that no cache has

@@ -284,10 +284,12 @@ def requests(run, series, ttfts):
 @pytest.mark.parametrize("first, expected", [((0.041, 0.039, 0.040), "holds"), ((0.020, 0.0201, 0.0199), "fails"), ((0.01, 0.04, 0.02), "untestable")])
 def test_a_warm_up_is_worth_what_the_first_request_of_each_start_took_longer(first, expected, run, tmp_path):
     rundir.write_json(run.path / "tuning.json", {"spec": "embedded", "configurations": []})
-    requests(run, "single", [0.02] * 9)
     for k, ttft in enumerate(first):
-        requests(run, f"tuning.0{k}-A.first", [ttft, 0.5, 0.5])
-    held = verdict(run, tmp_path, {"first_of": "tuning.*-A.first", "over": "single", "comparator": "rises"}, hardware="any", model="any")
+        slow = 3 ** k  # starts differ by more than a warm-up brings: each is beside its own
+        requests(run, f"tuning.0{k}-A.first", [ttft * slow])
+        requests(run, f"tuning.0{k}-A.alone", [0.02 * slow] * 9)
+    requests(run, "tuning.09-A.first", [9.0])  # it was cut off: there is nothing to compare it with
+    held = verdict(run, tmp_path, {"first_of": "tuning.*-A.first", "over": "alone", "comparator": "rises"}, hardware="any", model="any")
     assert held.verdict == expected
 
 

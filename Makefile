@@ -36,7 +36,7 @@ doctor: $(READY)
 	@$(VENV)/bin/workbook doctor $(ARGS)
 
 test: $(READY)
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@scripts/test.sh $(VENV)/bin/python $(ARGS)
 
 bench: $(READY)
 	@$(VENV)/bin/python -m benchmarks $(ARGS)

@@ -12,6 +12,17 @@ settings.register_profile("busy-machine", deadline=None)  # no test judges by th
 settings.register_profile("long", deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy-machine"))
 
+PATIENT = {"test_claims", "test_compare", "test_compare_runs", "test_consistency", "test_fit", "test_hiding", "test_hostile", "test_images", "test_metrics",
+           "test_plots_zh", "test_publish", "test_queueing", "test_report", "test_safe_defaults", "test_stats", "test_tuning", "test_verdicts"}
+REAL = {"server", "metronome", "run_name", "finished_run"}  # fixtures whose tests measure, or write to outputs
+
+
+def pytest_collection_modifyitems(items):
+    """Marks what may wait for a processor as long as others want it (scripts/test.sh): in these modules, what needs none of these fixtures."""
+    for item in items:
+        if item.module.__name__ in PATIENT and not REAL & set(item.fixturenames):
+            item.add_marker("beside")
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):

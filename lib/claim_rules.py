@@ -144,7 +144,7 @@ def _measured(check: Check, claim: Claim, run: _Run, lang: str) -> tuple[Estimat
     if check.first_of:
         found = _first_over_warm(run, check.first_of, check.over)
         return (found, "times", word("first", lang), "", ()) if found else (
-            None, "", "", said("no_series", lang, name=f"{check.first_of}, {check.over}"), ())
+            None, "", "", said("no_series", lang, name=f"{check.first_of}, {check.first_of.rpartition('.')[0]}.{check.over}"), ())
     if check.flags:
         figure_id, inverse = _tuned(check, run)
         if figure_id is None:
@@ -237,17 +237,18 @@ def _started(check: Check, run: _Run, lang: str) -> Found:
 
 
 def _first_over_warm(run: _Run, pattern: str, warm: str) -> Estimate | None:
-    """TTFT of the first request of each such series, sent to a server that had answered one, as a multiple of the median TTFT of that start's own
-    series `warm`, with one request in flight: geometric mean over starts, with Student's interval. Two starts differ by more than a warm-up brings."""
-    pairs = {name: f"{name.rpartition('.')[0]}.{warm}" for name in fnmatch.filter(run.run.series(), pattern)}
-    names = [name for name, own in pairs.items() if own in run.run.series()]
-    if not run.tuning.get("spec") or not names:
-        return None  # without a model to start, none of these servers was fresh
-    frames = {name: metrics.per_request(records.read(run.run.requests_file(name))) for name in [*names, *(pairs[n] for n in names)]}
-    first = [frames[name]["ttft_s"].iloc[0] for name in names]
-    usual = [metrics.measured(frames[pairs[name]])["ttft_s"].median() for name in names]
-    starts = range(len(names))
-    return compare.compare(usual, first, paired_rounds=(starts, starts)).ratio
+    """TTFT of the one request of each such series, sent to a server that had answered one, as a multiple of the median TTFT of that start's own
+    series `warm`, with one request in flight: geometric mean over starts, with Student's interval. Two starts differ by more than a warm-up brings.
+    None without such starts: none was fresh where there was no model to start, and in older runs others came on the first request's heels."""
+    first, usual = [], []
+    for name in fnmatch.filter(run.run.series(), pattern) if run.tuning.get("spec") else ():
+        own = f"{name.rpartition('.')[0]}.{warm}"
+        alone = metrics.per_request(records.read(run.run.requests_file(name)))
+        if len(alone) == 1 and own in run.run.series():
+            first.append(alone["ttft_s"].iloc[0])
+            usual.append(metrics.measured(metrics.per_request(records.read(run.run.requests_file(own))))["ttft_s"].median())
+    starts = range(len(first))
+    return compare.compare(usual, first, paired_rounds=(starts, starts)).ratio if first else None
 
 
 def _judge(check: Check, e: Estimate) -> bool | None:

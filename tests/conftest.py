@@ -8,20 +8,22 @@ from hypothesis import HealthCheck, settings
 
 from lib import OUTPUTS, calibration, launch
 
-settings.register_profile("busy-machine", deadline=None)  # no test judges by the clock
+settings.register_profile("busy-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test judges by the clock
 settings.register_profile("long", deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy-machine"))
 
-PATIENT = {"test_claims", "test_compare", "test_compare_runs", "test_consistency", "test_fit", "test_hiding", "test_hostile", "test_images", "test_metrics",
-           "test_plots_zh", "test_publish", "test_queueing", "test_report", "test_safe_defaults", "test_stats", "test_tuning", "test_verdicts"}
-REAL = {"server", "metronome", "run_name", "finished_run"}  # fixtures whose tests measure, or write to outputs
+PATIENT = {"test_claims", "test_compare", "test_compare_runs", "test_consistency", "test_fit", "test_hiding", "test_hostile", "test_images", "test_launch", "test_metrics",
+           "test_plots_zh", "test_publish", "test_queueing", "test_report", "test_resume", "test_safe_defaults", "test_stats", "test_tuning", "test_verdicts"}
+REAL = {"server", "metronome", "run_name", "finished_run"}  # fixtures whose tests measure, or make runs
 
 
 def pytest_collection_modifyitems(items):
-    """Marks what may wait for a processor as long as others want it (scripts/test.sh): in these modules, what needs none of these fixtures."""
+    """Marks what may wait for a processor as long as others want it (scripts/test.sh): in these modules, what needs none of these fixtures.
+    What needs the finished run comes last: by then those are done, and 06 does not take them for others that disturb it."""
     for item in items:
         if item.module.__name__ in PATIENT and not REAL & set(item.fixturenames):
             item.add_marker("beside")
+    items.sort(key=lambda item: "finished_run" in item.fixturenames)
 
 
 @pytest.fixture(scope="session")

@@ -289,6 +289,8 @@ def test_a_warm_up_is_worth_what_the_first_request_of_each_start_took_longer(fir
         requests(run, f"tuning.0{k}-A.first", [ttft * slow])
         requests(run, f"tuning.0{k}-A.alone", [0.02 * slow] * 9)
     requests(run, "tuning.09-A.first", [9.0])  # it was cut off: there is nothing to compare it with
+    requests(run, "tuning.10-A.first", [9.0, 9.0])  # as older runs made it: others came on its heels
+    requests(run, "tuning.10-A.alone", [0.02])
     held = verdict(run, tmp_path, {"first_of": "tuning.*-A.first", "over": "alone", "comparator": "rises"}, hardware="any", model="any")
     assert held.verdict == expected
 

@@ -407,25 +407,20 @@ def test_the_explorer_draws_anew_when_another_series_is_picked(desk_page):
     panel = desk_page.locator(".explorer")
     panel.get_by_role("button", name="look again").click()
     panel.get_by_label("run").select_option(RUN)
-    plots = []
+    plots = [[None, None]]
     for series in ("alone", "together"):
         panel.get_by_label("series").select_option(series)
         expect(panel.get_by_text(f"{series} in run {RUN}")).to_be_visible(timeout=20_000)
-        if plots:  # the two come one after the other
-            until(lambda: all(new != old for new, old in zip(shown(panel), plots[0])), 20, lambda: "the plots of the first series stayed")
-        plots.append(shown(panel))
+        plots.append(until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] != plots[-1][1]), 20, lambda: "another series, other plots"))
     panel.get_by_label("metric").select_option("TPOT")
     expect(panel.get_by_text("TPOT = ")).to_be_visible(timeout=20_000)
-    until(lambda: shown(panel)[0] != plots[1][0], 20, lambda: "the distribution of the other metric did not come")
-    plots.append(shown(panel))
-    (d1, w1), (d2, w2), (d3, w3) = plots
-    assert d1 != d2 and w1 != w2, "another series, other plots"
-    assert d3 != d2 and w3 == w2, "another metric of the same requests"
+    until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] == plots[-1][1]), 20, lambda: "another metric of the same requests")
 
 
-def shown(panel) -> list:
-    """The pictures of a panel, as pixels."""
-    return [pixels_of(image) for image in panel.locator("img").all()]
+def both(panel, are) -> list | None:
+    """The two pictures of the explorer, as pixels, once they `are` so: each comes by itself, and a page that is drawn anew has none for a moment."""
+    found = [pixels_of(image) for image in panel.locator("img").all()]
+    return found if len(found) == 2 and are(found) else None
 
 
 def pixels_of(image) -> list[int]:

@@ -238,7 +238,8 @@ def _started(check: Check, run: _Run, lang: str) -> Found:
 
 def _first_over_warm(run: _Run, pattern: str, warm: str) -> Estimate | None:
     """TTFT of the one request of each such series, sent to a server that had answered one, as a multiple of the median TTFT of that start's own
-    series `warm`, with one request in flight: geometric mean over starts, with Student's interval. Two starts differ by more than a warm-up brings.
+    series `warm`, with one request in flight: geometric mean over starts, of whichever configuration, with Student's interval. Two starts differ by
+    more than a warm-up brings.
     None without such starts: none was fresh where there was no model to start, and in older runs others came on the first request's heels."""
     first, usual = [], []
     for name in fnmatch.filter(run.run.series(), pattern) if run.tuning.get("spec") else ():

@@ -291,7 +291,7 @@ def test_a_warm_up_is_worth_what_the_first_request_of_each_start_took_longer(fir
     requests(run, "tuning.09-A.first", [9.0])  # it was cut off: there is nothing to compare it with
     requests(run, "tuning.10-A.first", [9.0, 9.0])  # as older runs made it: others came on its heels
     requests(run, "tuning.10-A.alone", [0.02])
-    held = verdict(run, tmp_path, {"first_of": "tuning.*-A.first", "over": "alone", "comparator": "rises"}, hardware="any", model="any")
+    held = verdict(run, tmp_path, {"first_of": "tuning.*.first", "over": "alone", "comparator": "rises"}, hardware="any", model="any")
     assert held.verdict == expected
 
 

@@ -41,6 +41,7 @@ def yardstick(desk, gpu: str = "", anew: bool = False) -> Yardstick:
     sheet = roofline.datasheet(named["name"]) if real(named.get("server") or "") == desk.server.url else None
     try:
         config, origin = config_of(desk.server)
+        config = merged(config, overrides(desk.server.flags))
         model = limits.read(config, desk.server.model.split("/")[-1], allowed.processor(desk.server))
         dtype, kv_dtype, shards, replicas, notes = serving(desk.server.flags, config)
         notes += [] if origin is None else [origin]
@@ -49,7 +50,7 @@ def yardstick(desk, gpu: str = "", anew: bool = False) -> Yardstick:
         if sheet:
             return Yardstick(Limit(model, dtype, sheet, kv_dtype, shards, replicas),
                              notes=(*notes, f"bandwidth and FLOP/s are those of the datasheet of the {sheet.name}"))
-        found = _of_this_machine(desk, limits.base(dtype), anew)
+        found = _of_this_machine(desk, _computed_in(desk.server.flags, config), anew)
         limit = Limit(model, dtype, roofline.measured(found), kv_dtype, shards, replicas)
         beside = roofline.datasheet_of(found["device"])
         return Yardstick(limit, "", beside and Limit(model, dtype, beside, kv_dtype, shards, replicas), tuple(notes), found)
@@ -118,19 +119,25 @@ def article_model() -> Model:
 def serving(flags: list[str], config: dict) -> tuple[str, str, int, int, list[str]]:
     """(dtype of the weights, of keys and values ("": that of the weights), GPUs a copy, copies, what is supposed) from
     vLLM's flags and the config. Raises UserError where one step may bring several tokens."""
-    if flag(flags, "--speculative-config", "-sc"):
+    if any(word.partition("=")[0].partition(".")[0].replace("_", "-") in ("--speculative-config", "-sc") for word in flags):
         raise UserError("limit unknown, because with speculative decoding one step brings several tokens")
     kept = config.get("quantization_config") or {}
     quantized = flag(flags, "--quantization", "-q") or _quantization(kept)
-    own = config.get("dtype") or config.get("torch_dtype") or config.get("text_config", {}).get("dtype") or "bfloat16"
-    asked = flag(flags, "--dtype")
-    if asked in (None, "auto"):
-        asked = "bfloat16" if str(own).endswith("float32") else own  # vLLM's auto makes 16 bits of 32
     cache = flag(flags, "--kv-cache-dtype")
     numbers = [flag(flags, *names) or "1" for names in (("--tensor-parallel-size", "-tp"), ("--data-parallel-size", "-dp"))]
     shards, replicas = (int(n) if n.isdecimal() and int(n) else 1 for n in numbers)
     notes = [] if shards == replicas == 1 else [f"{shards * replicas} GPUs are taken to share the work perfectly"]
-    return (limits.dtype_named(quantized or asked), "" if cache in (None, "auto") else limits.dtype_named(cache), shards, replicas, notes)
+    dtype = limits.dtype_named(quantized) if quantized else _computed_in(flags, config)
+    return (dtype, "" if cache in (None, "auto") else limits.dtype_named(cache), shards, replicas, notes)
+
+
+def _computed_in(flags: list[str], config: dict) -> str:
+    """The dtype of what is not quantized, --dtype or the config's own."""
+    own = config.get("dtype") or config.get("torch_dtype") or config.get("text_config", {}).get("dtype") or "bfloat16"
+    asked = flag(flags, "--dtype")
+    if asked in (None, "auto"):
+        asked = "bfloat16" if str(own).endswith("float32") else own  # vLLM's auto makes 16 bits of 32
+    return limits.dtype_named(asked)
 
 
 def _quantization(kept: dict) -> str | None:
@@ -150,3 +157,27 @@ def flag(flags: list[str], *names: str) -> str | None:
         if name.replace("_", "-") in names:
             found = value if equals else following
     return found
+
+
+def overrides(flags: list[str]) -> dict:
+    """What --hf-overrides changes in a config, given whole (`--hf-overrides '{"a": {"b": 1}}'`) or in parts (`--hf-overrides.a.b 1`)."""
+    changed: dict = {}
+    for word, following in zip(flags, [*flags[1:], ""]):
+        name, equals, value = word.partition("=")
+        name, *keys = name.split(".")
+        if name.replace("_", "-") == "--hf-overrides":
+            value = value if equals else following
+            try:
+                part = json.loads(value)
+            except ValueError:
+                part = value  # a word
+            for key in reversed(keys):
+                part = {key: part}
+            changed = merged(changed, part if isinstance(part, dict) else {})
+    return changed
+
+
+def merged(config: dict, changed: dict) -> dict:
+    """A config with these changes, those of its parts one by one."""
+    both = {key: merged(config[key], value) for key, value in changed.items() if isinstance(value, dict) and isinstance(config.get(key), dict)}
+    return config | changed | both

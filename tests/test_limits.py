@@ -207,7 +207,8 @@ def test_flags_and_config_say_how_large_a_weight_is(flags, config, found):
     assert served.serving(flags, config)[:4] == found
 
 
-@pytest.mark.parametrize("flags, words", [(["--speculative-config", "{}"], "several tokens"), (["-q", "mxfp4"], "'mxfp4' is not known")])
+@pytest.mark.parametrize("flags, words", [(["--speculative-config", "{}"], "several tokens"), (["--speculative_config.method=ngram"], "several tokens"),
+                                           (["-q", "mxfp4"], "'mxfp4' is not known")])
 def test_what_breaks_the_bound_is_said(flags, words):
     with pytest.raises(UserError, match=f"limit unknown, because .*{words}"):
         served.serving(flags, {})
@@ -253,6 +254,26 @@ def test_the_machine_is_measured_once_a_run_with_the_servers_dtype_and_threads(r
     served.yardstick(started, anew=True)
     served.yardstick(Desk(run, "http://localhost:1"))  # not started here: its flags and threads are not known
     assert asked[1:] == [asked[0], ("bf16", machine.usable_cores())]
+
+
+def test_overridden_config_counts_and_a_quantized_server_is_held_against_the_same_machine(run, monkeypatch):
+    asked = []
+    row = [{"size": 1e6, "per_s": 1e11, "median_per_s": 1e11, "repeats": 3}]
+    monkeypatch.setattr(roofline, "measure", lambda dtype, threads: asked.append(dtype) or {
+        "device": "some processor", "threads": threads, "dtype": dtype, "reads": row, "multiplies": row})
+    plain = served.yardstick(Desk(run, "http://127.0.0.1:1")).limit
+    awq = served.yardstick(Desk(run, "http://127.0.0.1:1", flags=[
+        "--hf-overrides", '{"quantization_config": {"quant_method": "awq", "bits": 4}, "text_config": {"num_hidden_layers": 1}}'])).limit
+    assert awq.dtype == "awq-int4" and awq.model.layers == 1 < plain.model.layers and awq.model.heads == plain.model.heads
+    assert asked == ["bf16"], "of two configurations in turn the machine is measured once"
+
+
+@pytest.mark.parametrize("flags, found", [
+    ([], {}), (["--hf-overrides", '{"a": {"b": 1}, "c": "d"}'], {"a": {"b": 1}, "c": "d"}), (["--hf_overrides={\"a\": 1}"], {"a": 1}),
+    (["--hf-overrides.a.b", "1", "--hf-overrides.a.c=word", "--dtype", "half"], {"a": {"b": 1, "c": "word"}}), (["--hf-overrides", "{"], {}),
+])
+def test_overrides_are_read_whole_and_in_parts(flags, found):
+    assert served.overrides(flags) == found
 
 
 def test_a_model_whose_config_is_not_here_has_no_limit_and_the_notebook_goes_on(run):

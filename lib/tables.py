@@ -26,15 +26,18 @@ def with_interval(estimate: Estimate) -> str:
 
 
 def show(frame: pd.DataFrame) -> Styler:
-    """A table for readers: no index, text at the left and wrapped, numbers at the right with four digits."""
+    """A table for readers: no index, text at the left and wrapped, numbers at the right with four digits. Of one without rows
+    it says so: heads alone look like something that failed."""
     text = [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
     wrapped = {"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere", "min-width": "5em",
                "max-width": "36em"}
     heads = [{"selector": "th", "props": "text-align: left"}, {"selector": "td", "props": "vertical-align: top"}]
     said = frame.assign(**{c: frame[c].map(lambda cell: fit(cell) if isinstance(cell, str) else cell) for c in text})
-    return (said.style.hide().format(number, subset=[c for c in frame if c not in text], na_rep="–")
-            .format(escape="html", subset=text)  # a cell may hold what a server replied
-            .set_properties(subset=text, **wrapped).set_table_styles(heads))
+    shown = (said.style.hide().format(number, subset=[c for c in frame if c not in text], na_rep="–")
+             .format(escape="html", subset=text)  # a cell may hold what a server replied
+             .set_properties(subset=text, **wrapped).set_table_styles(heads))
+    return shown if len(frame) else shown.set_caption("none").set_table_styles(
+        [{"selector": "caption", "props": "caption-side: bottom; text-align: left; padding: 0.3em 0.5em"}], overwrite=False)
 
 
 def metrics_table(summaries: dict[str, dict[str, Estimate]]) -> pd.DataFrame:

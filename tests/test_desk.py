@@ -85,6 +85,11 @@ def test_a_reply_in_a_table_is_text_too():
     assert "<script" not in shown and "<img" not in shown and "&lt;script&gt;" in shown
 
 
+def test_a_table_without_rows_says_so():
+    empty = pd.DataFrame({"configuration": [], "tokens": pd.Series([], dtype=float)})
+    assert "none" in tables.show(empty).to_html() and "none" not in tables.show(pd.DataFrame({"configuration": ["A"], "tokens": [1.0]})).to_html()
+
+
 def test_a_reply_of_100_000_characters_stays_in_its_box(run):
     panel = asked(run, OK, chunk(event(1, "x" * 100_000, "stop")) + chunk(DONE) + chunk(b""))
     assert 10_000 <= panel.reply.value.count("x") < 11_000 and "(100,000 characters)" in panel.reply.value and "overflow:auto" in panel.reply.value

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from lib import claim_limits, compare, drafts, machine, metrics, records, sentences, served, tuning
+from lib import claim_limits, compare, drafts, machine, metrics, records, sentences, served, telemetry, tuning
 from lib.claim_words import LANGUAGES, counted, number_and_unit, said, table, word
 from lib.claims import ANY, GPU, UNITS, UNSAID, Check, Claim, Claims, load, words
 from lib.errors import UserError
@@ -142,7 +142,7 @@ def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> 
 def _measured(check: Check, claim: Claim, run: _Run, lang: str) -> tuple[Estimate | None, str, str, str, tuple]:
     """(estimate in the check's unit, that unit, the figure's name, why it settles nothing, the ids of the figures)."""
     if check.first_of:
-        found = _first_over_warm(run, check.first_of, check.over)
+        found = _cold_over_warm(run, check.first_of, check.over)
         return (found, "times", word("first", lang), "", ()) if found else (
             None, "", "", said("no_series", lang, name=f"{check.first_of}, {check.first_of.rpartition('.')[0]}.{check.over}"), ())
     if check.flags:
@@ -236,20 +236,22 @@ def _started(check: Check, run: _Run, lang: str) -> Found:
     return Found(check, None, None, "", name, said("no_flags", lang, flags=check.starts))
 
 
-def _first_over_warm(run: _Run, pattern: str, warm: str) -> Estimate | None:
-    """TTFT of the one request of each such series, sent to a server that had answered one, as a multiple of the median TTFT of that start's own
-    series `warm`, with one request in flight: geometric mean over starts, of whichever configuration, with Student's interval. Two starts differ by
-    more than a warm-up brings.
-    None without such starts: none was fresh where there was no model to start, and in older runs others came on the first request's heels."""
-    first, usual = [], []
+def _cold_over_warm(run: _Run, pattern: str, warm: str) -> Estimate | None:
+    """TTFT of the very first request of each start, the token by which it proved that it serves, by the server's own histogram before each such
+    series, as a multiple of that of the first request of that start's own series `warm`, by this client's clock, which counts more: geometric mean
+    over starts, of whichever configuration, with Student's interval. Both come alone and after a pause, which costs as well (docs/gpu.md).
+    None without such starts: none was fresh where there was no model to start."""
+    cold, usual = [], []
     for name in fnmatch.filter(run.run.series(), pattern) if run.tuning.get("spec") else ():
         own = f"{name.rpartition('.')[0]}.{warm}"
-        alone = metrics.per_request(records.read(run.run.requests_file(name)))
-        if len(alone) == 1 and own in run.run.series():
-            first.append(alone["ttft_s"].iloc[0])
-            usual.append(metrics.measured(metrics.per_request(records.read(run.run.requests_file(own))))["ttft_s"].median())
-    starts = range(len(first))
-    return compare.compare(usual, first, paired_rounds=(starts, starts)).ratio if first else None
+        first, later = telemetry.first_ttft_s(run.run.requests_file(name)), math.nan
+        if first and own in run.run.series():
+            later = metrics.per_request(records.read(run.run.requests_file(own))).sort_values("sent")["ttft_s"].iloc[0]
+        if later > 0:
+            cold.append(first)
+            usual.append(later)
+    starts = range(len(cold))
+    return compare.compare(usual, cold, paired_rounds=(starts, starts)).ratio if cold else None
 
 
 def _judge(check: Check, e: Estimate) -> bool | None:

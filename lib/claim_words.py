@@ -18,7 +18,7 @@ HEADS = {"claim": ("claim", "说法"), "claimed": ("claimed", "所称"), "verdic
          "here": ("measured here", "此处测得"), "limit": ("physical limit there", "所称硬件的物理极限")}
 WORDS = {
     "any": ("any hardware", "任意硬件"), "any model": ("any model", "任意模型"), "a GPU": ("a GPU", "GPU"), "none": ("none", "无"), "own": ("by the claimant's own numbers", "按其自身数据"),
-    "first": ("first request's TTFT after a start, over that of the same server once warm", "启动后首个请求的首字延迟与同一服务预热后之比"),
+    "first": ("TTFT of the very first request after a start, over that of the same server's first request after a pause, once warm", "启动后第一个请求的首字延迟，与同一服务预热后停顿再来的首个请求之比"),
     "about": ("about {value}", "约 {value}"), "between": ("{low} to {high}", "{low} 至 {high}"),
     "at least": ("at least {value}", "至少 {value}"), "at most": ("at most {value}", "至多 {value}"),
 }

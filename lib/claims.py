@@ -39,8 +39,8 @@ class Work(Strict):
 
 class Check(Strict):
     """One figure of a claim, and where it is to be found: `figure`, an id of figures.json; `flags`, the ratio of `metric` that
-    06_tuning measured with these flags; `starts`, whether 06_tuning could start a server with these flags; `first_of`, the first TTFT of each of
-    these series as a multiple of the median of series `over` of the same start;
+    06_tuning measured with these flags; `starts`, whether 06_tuning could start a server with these flags; `first_of`, the TTFT of the one
+    request that came before each of these series as a multiple of the first one's of series `over` of the same start;
     `own`, another number of the same claims file; `memory`, what fits the hardware; `published`, a model's config.json;
     `documented`, a file of the installed vLLM in which `says` stands. over: divided by that one. confirmed: words that the
     figure's name, or the cause why nothing started, must hold for it to count."""

@@ -6,7 +6,7 @@ import pandas as pd
 from lib import configurations, tuning
 from lib.tuning import METRICS
 
-COSTS = ("alone_ttft_s", "alone_tpot_s", "long_ttft_s", "first_s", "start_s", "memory_gib", "kv_tokens")
+COSTS = ("alone_ttft_s", "alone_tpot_s", "long_ttft_s", "cold_ttft_s", "start_s", "memory_gib", "kv_tokens")
 
 
 def plan(todo: list[configurations.Configuration]) -> pd.DataFrame:

@@ -223,6 +223,17 @@ def watch(server: Server, path: Path, interval_s: float = 1.0) -> Watch:
     return Watch(server, path, interval_s)
 
 
+def first_ttft_s(requests: Path) -> float | None:
+    """TTFT, by the server's own histogram, of the one request that it had answered before the series of this requests file; None where
+    it had answered none or several, or shows no histogram."""
+    try:
+        text = requests.with_suffix(".telemetry.before.prom").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    answered = parse(text).histogram("vllm:time_to_first_token_seconds")
+    return answered.sum if answered and answered.count == 1 and answered.sum > 0 else None
+
+
 def read(path: Path) -> pd.DataFrame:
     """The samples of a file, a row each: MACHINE_COLUMNS, COLUMNS, and `gpuN.…` where there are GPUs.
 

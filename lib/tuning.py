@@ -62,7 +62,7 @@ METRICS = {  # column of the starts -> what it is
     "long_ttft_s": Metric("TTFT, long prompts", "ms", 1000, "lower", "mean of first − sent; half of the prompts have one opening"),
     "alone_ttft_s": Metric("TTFT alone", "ms", 1000, "lower", "mean of first − sent, one request at a time"),
     "alone_tpot_s": Metric("TPOT alone", "ms", 1000, "lower", "mean of (last − first) / (n − 1), one request at a time"),
-    "first_s": Metric("first request", "ms", 1000, "lower", "done − sent of the first request after the start"),
+    "cold_ttft_s": Metric("TTFT cold", "ms", 1000, "lower", "the server's own, of the very first request: the token by which the start proved that it serves"),
     "start_s": Metric("start-up", "s", 1, "lower", "from the command to the first token"),
     "memory_gib": Metric("memory", "GiB", 1, None, "of the server's processes under load; with a GPU, the GPU's"),
     "of_limit": Metric("throughput of the limit", "%", 1, None, "throughput / the most that this machine allows as many streams"),

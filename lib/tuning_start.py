@@ -41,9 +41,8 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
     against the series."""
     desk = dataclasses.replace(desk, server=server, pending=None)
     paces = [pace.now()]
-    first = await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first"), 1, count=1, come_what_may=True)
     # What a fresh server still has to compile or to load for a full batch may take longer than a load.
-    await desk.measure(f"{name}.fill", Brief(load.max_tokens, load.temperature, load.seed, "tuning-fill", vary=VARY), load.streams,
+    await desk.measure(f"{name}.first", Brief(load.max_tokens, load.temperature, load.seed, "tuning-first", vary=VARY), load.streams,
                        count=2 * load.streams, come_what_may=True)
     paces.append(pace.now())
     tried = [await _short(desk, load, f"{name}.short", "tuning")]
@@ -58,7 +57,7 @@ async def row_of(desk: Bench, load: Load, server, name: str, before_gib: float, 
                                seconds=load.seconds * ALONE, warmup=1)
     paces.append(pace.now())
     memory = memory_gib(server) - (before_gib if machine.gpus() else 0.0)
-    row = {"first_s": first.frame["total_s"].iloc[0] if cold else None, "start_s": getattr(server, "started_in_s", None),
+    row = {"cold_ttft_s": telemetry.first_ttft_s(desk.run.requests_file(f"{name}.first")) if cold else None, "start_s": getattr(server, "started_in_s", None),
            "memory_gib": memory, "kv_tokens": getattr(server, "kv_cache_tokens", None), "pace_us": statistics.fmean(paces), "doubt": "; ".join(filter(None, [
                f"disturbed: others used {others:.0%} of this machine's processors" if others > 2 * DISTURBED else "",
                fresh.verdicts()["throughput_tps"]])).removesuffix("; valid"),

@@ -7,6 +7,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from lib import tuning
 from lib.plots import ACCENT, DARK, LIGHT
 
+PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")  # 10,000
+
 
 def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) -> Figure:
     """Throughput against TPOT and against TTFT, a letter for each configuration; up and left is better. The line joins those that no
@@ -32,16 +34,19 @@ def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) ->
             axes.plot(x[tuning.BASELINE], y[tuning.BASELINE], "s", color="white", mec=ACCENT, mew=1.6, ms=8, zorder=4, label="baseline")
         if x.max() > 5 * x.min():
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
         if x.min() / 3 < target < x.max() * 3:
             axes.axvline(target, color=ACCENT, lw=1.2, ls="--", label=f"{name} target, {target:g} ms")
         axes.margins(x=0.14)
+        if axes.get_xscale() == "log":
+            low, high = axes.get_xlim()
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))  # else 500 and 1,000 touch
+            axes.xaxis.set_major_formatter(PLAIN)
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(0, y.max() * 1.25)
         for (at_x, at_y), letters in _together(axes, x, y, rows["letter"]):
             axes.annotate(letters, (at_x, at_y), textcoords="offset points", xytext=(7, 5), fontsize=10, fontweight="bold", zorder=5)
     axes_of[0].set_ylabel("throughput, tokens/s")
+    axes_of[0].yaxis.set_major_formatter(PLAIN)
     told = {label: handle for axes in axes_of for handle, label in zip(*axes.get_legend_handles_labels())}
     if told:
         figure.legend(told.values(), told.keys(), loc="outside lower center", ncols=5, fontsize=8)

@@ -21,6 +21,8 @@ ALARM = 0.01  # p below which answers are said to be less often right in batches
 SHOWN = 0.05  # p below which answers are said to differ more in batches than when asked alone again
 ROUNDING = 10  # times the usual noise: as far as rounding is believed to reach
 POWER = 0.9
+FLAT = 1e-3  # nats: a model that prefers its usual token by less prefers none
+UNTOLD = "not told here"
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
@@ -203,10 +205,23 @@ class Claim:
     differ: Estimate
 
 
-def batch_claim(alone_again: list[pd.DataFrame], batched: list[pd.DataFrame]) -> Claim:
+def flat(alone: pd.DataFrame) -> bool:
+    """Were most tokens no choice at all? Weights of which all logits are equal (dummy ones) take the same token whatever is asked and
+    however it is computed: answers that stay the same then say nothing."""
+    found = gaps(alone)
+    return len(found) > 0 and float(np.median(found)) < FLAT
+
+
+def gaps(alone: pd.DataFrame) -> np.ndarray:
+    """By how much each token of the answers was preferred to its runner-up, nats."""
+    good = alone[alone["error"].isna()]
+    return np.array([own - other[1] for row in zip(good["logprobs"], good["runners_up"]) for own, other in zip(*row) if other])
+
+
+def batch_claim(alone_again: list[pd.DataFrame], batched: list[pd.DataFrame], no_choice: bool = False) -> Claim:
     """The claim that batched answers can differ from single ones, judged.
 
-    alone_again: pairs of an answer alone and the same asked alone once more; batched: pairs of it and one in a batch.
+    alone_again: pairs of an answer alone and the same asked alone once more; batched: pairs of it and one in a batch. no_choice: `flat`.
     """
     floor, seen = (pd.concat(frames) for frames in (alone_again, batched))
     found = tilt(*([~pairs["identical"] for pairs in frames] for frames in (alone_again, batched)))
@@ -215,6 +230,9 @@ def batch_claim(alone_again: list[pd.DataFrame], batched: list[pd.DataFrame]) ->
                f"{int((~floor['identical']).sum())} of {len(floor)} that were asked alone again")
     if found.p < SHOWN and found.higher > found.lower:
         return Claim("it holds here", counted, differ)
+    if no_choice:
+        return Claim(UNTOLD, f"{counted}, but the model prefers no token to another (half of all gaps between its two likeliest are below {FLAT:g} "
+                             "nats), so that answers that stay the same show nothing", differ)
     if seen["identical"].all():
         return Claim("not seen here", f"{counted}. With {differ.n} questions that means less than {differ.high:.1%} of them (95 %)", differ)
     return Claim("not shown here", f"{counted}, no more than chance can explain (p = {found.p:.2f})", differ)

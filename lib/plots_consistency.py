@@ -27,7 +27,7 @@ def agreement(pairs: dict[str, pd.DataFrame]) -> Figure:
 def margins(alone: pd.DataFrame, pairs: dict[str, pd.DataFrame]) -> Figure:
     """By how much each token was preferred to the next likeliest, beside how far rounding moves logprobs: an answer can part
     only where the first is not larger than the second. `alone`: rows of lib.asking."""
-    found = _margins(alone)
+    found = consistency.gaps(alone)
     figure, axes = _axes(f"How narrowly {len(found):,} tokens were chosen", "logprob of the token less that of the next likeliest, nats", "tokens")
     least = max(min(found.min(), 1e-3) if len(found) else 1e-3, 1e-7) / 3
     edges = np.logspace(np.log10(least), np.log10(max(found.max(), 1) if len(found) else 1), 50)
@@ -51,13 +51,8 @@ def margins(alone: pd.DataFrame, pairs: dict[str, pd.DataFrame]) -> Figure:
 
 def narrowest(alone: pd.DataFrame) -> float:
     """The narrowest choice of a token, nats."""
-    found = _margins(alone)
+    found = consistency.gaps(alone)
     return float(found.min()) if len(found) else float("nan")
-
-
-def _margins(alone: pd.DataFrame) -> np.ndarray:
-    good = alone[alone["error"].isna()]
-    return np.array([own - other[1] for row in zip(good["logprobs"], good["runners_up"]) for own, other in zip(*row) if other])
 
 
 def openings(one: dict[str, list], two: dict[str, list], names: tuple[str, str], most: int = 6) -> Figure:

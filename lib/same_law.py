@@ -19,16 +19,18 @@ REDRAWS = 4000
 class SameLaw:
     """Do two sets of samples come from the same distribution? p: of the permutation test on the summed chi-square of all
     prompts. smallest: the probability that would have to move from the likeliest outcome to the next, on every prompt, to be
-    found with POWER. n: samples in each set. outcomes: how many were told apart."""
+    found with POWER. n: samples in each set. outcomes: how many were told apart. varied: whether any prompt had more than one at all."""
 
     p: float
     smallest: float
     n: tuple[int, int]
     outcomes: int
+    varied: bool = False
 
     def __str__(self):
         if math.isnan(self.p):
-            return "every sample is the same, so that there is nothing to compare"
+            return (f"nearly every sample is another, and none came {RARE} times, so that there are no shares to compare" if self.varied else
+                    "every sample is the same, so that there is nothing to compare")
         differ = "come from different distributions" if self.p < SHOWN else "are not shown to come from different distributions"
         power = (f"had {self.smallest:.0%} of the probability moved from the likeliest outcome to the next, that would have been seen with a "
                  f"chance of {POWER:.0%}" if math.isfinite(self.smallest) else "there are too few samples to see anything")
@@ -52,7 +54,7 @@ def same_law(one: dict[str, list], two: dict[str, list], seed: int = 1) -> SameL
         found.append(counts)
     p = (1 + int((redrawn >= observed - 1e-9).sum())) / (1 + REDRAWS) if found else math.nan
     return SameLaw(p, _smallest_shift(found), (sum(map(len, one.values())), sum(map(len, two.values()))),
-                   sum(counts.shape[1] for counts in found))
+                   sum(counts.shape[1] for counts in found), any(len({*map(str, one[p]), *map(str, two.get(p, []))}) > 1 for p in one))
 
 
 def _counts(one: list, two: list) -> np.ndarray:

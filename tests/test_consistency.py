@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import asking, claims, consistency, machine, plots_consistency, preflight, same_law, time_limit
+from lib import asking, claim_rules, claims, consistency, machine, plots_consistency, preflight, rundir, same_law, time_limit
 from lib.errors import UserError
 from lib.fault_proxy import Fault, between
 from lib.rundir import RunDir, read_json
@@ -29,6 +29,13 @@ def answer(tokens, right=True, gap=1.0, moved=0.0, text=None, error=None):
 
 def rows(*answers):
     return pd.DataFrame(answers)
+
+
+@pytest.fixture
+def run_of_07(tmp_path, monkeypatch):
+    """A lib.bench.Bench as far as figures are entered in it."""
+    monkeypatch.setattr(rundir, "OUTPUTS", tmp_path)
+    return SimpleNamespace(run=RunDir("r"), notebook="07_consistency")
 
 
 # -- pairs of answers --------------------------------------------------------------------------------
@@ -126,6 +133,24 @@ def test_the_claim_is_judged_against_the_noise_floor(again, batch, verdict):
     assert claim.differ.value == batch / 40 and claim.differ.n == 40, "a question counts once"
 
 
+def test_a_model_that_prefers_no_token_says_nothing_of_batches_unless_its_answers_part(run_of_07):
+    """Dummy weights: all logits are equal, and the answer is the same whatever is asked."""
+    some, other = rows(*[answer([1], gap=1e-6)] * 40), rows(*[answer([2], gap=1e-6)] * 9, *[answer([1], gap=1e-6)] * 31)
+    assert consistency.flat(some) and not consistency.flat(rows(answer([1]), answer([2], gap=0.0), answer([3]))) and not consistency.flat(rows(answer([], error="http")))
+    law = same_law.same_law({"q": ["a"] * 30}, {"q": ["b"] * 30})
+    for batch, verdict, entered in ((some, "not told here", False), (other, "it holds here", True)):
+        found = consistency.batch_claim([consistency.compare(some, some)], [consistency.compare(some, batch)], no_choice=True)
+        asking.publish_verdicts(run_of_07, found, law)
+        assert found.verdict == verdict and ("consistency.batch_same" in run_of_07.run.figures()) == entered
+
+
+def test_answers_that_differ_in_a_batch_confirm_the_claim_by_measurement(run_of_07):
+    pairs = [consistency.compare(rows(*[answer([1])] * 40), rows(*[answer([k])] * 9, *[answer([1])] * 31)) for k in (1, 2)]
+    asking.publish_verdicts(run_of_07, consistency.batch_claim(pairs[:1], pairs[1:]), same_law.same_law({}, {}))
+    held = next(h for h in claim_rules.hold(claims.load("article"), run_of_07.run) if h.claim.id == "batch-same")
+    assert held.verdict == "holds" and "questions answered otherwise" in held.reasons[0]
+
+
 def test_the_claim_is_the_articles():
     assert "batched answers can differ" in claims.consistency().loc["batch-same", "claim"]
 
@@ -150,6 +175,11 @@ def test_the_same_distribution_is_rarely_called_another_and_a_shift_is_found_as_
     false, found = ([same_law.same_law(draw(law), draw(other)).p < same_law.SHOWN for _ in range(200)] for other in (law, moved))
     assert np.mean(false) <= 0.10
     assert 0.80 <= np.mean(found) <= 0.99
+
+
+def test_samples_of_which_none_comes_often_are_not_said_to_be_the_same():
+    law = same_law.same_law({"q": list(range(40))}, {"q": list(range(40, 80))})
+    assert math.isnan(law.p) and "nearly every sample is another" in str(law)
 
 
 def test_samples_that_are_all_one_thing_or_none_decide_nothing():

@@ -65,14 +65,24 @@ def matched(a: Run, b: Run) -> tuple[list[Side], list[str]]:
         found = [(one.shape, one, other) for one, other in itertools.product(a.series.values(), b.series.values())
                  if one.shape == other.shape]
     counted_alike = a.tool == b.tool and _model(a) == _model(b)
+    started = [_configurations(run) for run in (a, b)]
     pairs, left = [], []
     for name, one, other in found:
-        reason = different_work(one, other, counted_alike)
+        letter = name.split(".")[1].partition("-")[2] if name.startswith("tuning.") else ""
+        (said_a, own_a), (said_b, own_b) = (of_run.get(letter, ("", [])) for of_run in started)
+        reason = f"{said_a} against {said_b}" if own_a != own_b else different_work(one, other, counted_alike)
         if reason:
             left.append(f"{name}: {reason}")
         else:
             pairs.append(Side(name, one, other))
     return pairs, left
+
+
+def _configurations(run: Run) -> dict[str, tuple[str, list]]:
+    """What 06_tuning started in a run: letter -> (name, its own flags). One list's B is not another's."""
+    told = rundir.read_json(run.path / "tuning.json", {}) if run.tool == "workbook" else {}
+    listed = told.get("configurations") if isinstance(told, dict) else None
+    return {c.get("letter"): (c.get("name", "?"), [c.get("model"), c.get("own")]) for c in listed or [] if isinstance(c, dict)}
 
 
 def different_work(a: Measured, b: Measured, counted_alike: bool = True) -> str | None:

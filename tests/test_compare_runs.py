@@ -221,6 +221,16 @@ def test_series_of_other_work_are_left_out_and_named(outputs):
     assert list(left["left out"]) == ["endurance: answers of 12 tokens against 24"]
 
 
+def test_starts_of_two_configurations_are_not_compared_because_their_letters_are_the_same(outputs):
+    for name, seed, b in (("a", 1, "AWQ"), ("b", 2, "eager")):
+        make(name, seed=seed, series="tuning.00-A.alone"), make(name, seed=seed, series="tuning.01-B.alone")
+        rundir.write_json(outputs / name / "tuning.json", {"configurations": [
+            {"letter": "A", "name": "baseline", "own": [], "model": ""}, {"letter": "B", "name": b, "own": [f"--{b}"], "model": ""}]})
+    runs = compare_runs.open_all(["a", "b"])
+    assert [pair.name for pair in compare_runs.matched(*runs)[0]] == ["tuning.00-A.alone"]
+    assert list(compare_runs.left_out(runs)["left out"]) == ["tuning.01-B.alone: AWQ against eager"]
+
+
 # -- the command -------------------------------------------------------------------------------------
 def test_the_command_writes_a_page_and_enters_every_ratio(outputs, monkeypatch, capsys, run_name):
     a, b = make("a").path, make("b", seed=2, slower=1.2).path

@@ -131,7 +131,8 @@ def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> 
     if elsewhere:
         found.reason = f"{elsewhere}; {why}" if _nearest(check, run) else elsewhere
     elif measured is not None and not why:
-        found.holds = _judge(check, measured) if all(check.confirmed in f"{run.figures[i]['name']} {run.figures[i].get('formula')}" for i in ids) and (math.isfinite(measured.low) or check.seen) else None
+        confirmed = all(check.confirmed in f"{figure['name']} {figure.get('formula')}" for figure in map(run.figures.get, ids))
+        found.holds = _judge(check, measured) if confirmed and (math.isfinite(measured.low) or check.seen) else None
         key = "measured" if found.holds is not None else "undecided" if math.isfinite(measured.low) else "no_interval"
         if check.comparator == "happens" and found.holds is None:
             key = "not_seen"

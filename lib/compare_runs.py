@@ -69,7 +69,7 @@ def matched(a: Run, b: Run) -> tuple[list[Side], list[str]]:
     pairs, left = [], []
     for name, one, other in found:
         letter = name.split(".")[1].partition("-")[2] if name.startswith("tuning.") else ""
-        (said_a, own_a), (said_b, own_b) = (of_run.get(letter, ("", [])) for of_run in started)
+        (said_a, own_a), (said_b, own_b) = (of_run.get(letter, ("not told", None)) for of_run in started)
         reason = f"{said_a} against {said_b}" if own_a != own_b else different_work(one, other, counted_alike)
         if reason:
             left.append(f"{name}: {reason}")

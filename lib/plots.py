@@ -3,6 +3,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lib.metrics import METRICS
 from lib.stats import Estimate
@@ -22,6 +23,18 @@ def _axes(title: str, x: str, y: str, height: float = 3.2):
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=x, ylabel=y)
     return figure, axes
+
+
+def plain(value: float, _=None) -> str:
+    """The label of a tick: 10,000."""
+    return f"{value:,.10g}"
+
+
+def log_ticks(axis, subs: tuple = (1, 2, 5)) -> None:
+    """Ticks of a logarithmic axis at these multiples of powers of ten, in plain numbers."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(plain)
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _label(metric: str) -> str:

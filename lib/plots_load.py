@@ -2,10 +2,10 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from lib import endurance as moments_of
-from lib.plots import ACCENT, DARK, LIGHT, _axes
+from lib.plots import ACCENT, DARK, LIGHT, _axes, log_ticks
 
 
 def _users(axes, levels) -> None:
@@ -16,9 +16,7 @@ def _users(axes, levels) -> None:
 
 def _log(axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    log_ticks(axes.yaxis)
 
 
 def _line(axes, rows, column, label, style="o-", **look):

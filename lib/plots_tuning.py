@@ -2,12 +2,9 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lib import tuning
-from lib.plots import ACCENT, DARK, LIGHT
-
-PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")  # 10,000
+from lib.plots import ACCENT, DARK, LIGHT, log_ticks, plain
 
 
 def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) -> Figure:
@@ -39,14 +36,12 @@ def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) ->
         axes.margins(x=0.14)
         if axes.get_xscale() == "log":
             low, high = axes.get_xlim()
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))  # else 500 and 1,000 touch
-            axes.xaxis.set_major_formatter(PLAIN)
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            log_ticks(axes.xaxis, (1, 2, 5) if high < 100 * low else (1,))  # else 500 and 1,000 touch
         axes.set_ylim(0, y.max() * 1.25)
         for (at_x, at_y), letters in _together(axes, x, y, rows["letter"]):
             axes.annotate(letters, (at_x, at_y), textcoords="offset points", xytext=(7, 5), fontsize=10, fontweight="bold", zorder=5)
     axes_of[0].set_ylabel("throughput, tokens/s")
-    axes_of[0].yaxis.set_major_formatter(PLAIN)
+    axes_of[0].yaxis.set_major_formatter(plain)
     told = {label: handle for axes in axes_of for handle, label in zip(*axes.get_legend_handles_labels())}
     if told:
         figure.legend(told.values(), told.keys(), loc="outside lower center", ncols=5, fontsize=8)

@@ -3,6 +3,7 @@
 The only part of the limits that looks at files, servers and machines; lib/limits.py counts, lib/efficiency.py judges.
 """
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -41,7 +42,7 @@ def yardstick(desk, gpu: str = "", anew: bool = False) -> Yardstick:
     sheet = roofline.datasheet(named["name"]) if real(named.get("server") or "") == desk.server.url else None
     try:
         config, origin = config_of(desk.server)
-        config = merged(config, overrides(desk.server.flags))
+        config = _merged(config, overrides(desk.server.flags))
         model = limits.read(config, desk.server.model.split("/")[-1], allowed.processor(desk.server))
         dtype, kv_dtype, shards, replicas, notes = serving(desk.server.flags, config)
         notes += [] if origin is None else [origin]
@@ -119,7 +120,7 @@ def article_model() -> Model:
 def serving(flags: list[str], config: dict) -> tuple[str, str, int, int, list[str]]:
     """(dtype of the weights, of keys and values ("": that of the weights), GPUs a copy, copies, what is supposed) from
     vLLM's flags and the config. Raises UserError where one step may bring several tokens."""
-    if any(word.partition("=")[0].partition(".")[0].replace("_", "-") in ("--speculative-config", "-sc") for word in flags):
+    if any(name in ("--speculative-config", "-sc") for name, _, _ in _given(flags)):
         raise UserError("limit unknown, because with speculative decoding one step brings several tokens")
     kept = config.get("quantization_config") or {}
     quantized = flag(flags, "--quantization", "-q") or _quantization(kept)
@@ -149,35 +150,35 @@ def _quantization(kept: dict) -> str | None:
     return {(8, "float"): "fp8", (8, "int"): "int8", (4, "int"): "awq-int4"}.get((weights.get("num_bits"), weights.get("type")), method)
 
 
-def flag(flags: list[str], *names: str) -> str | None:
-    """The value of one of vLLM's flags under any of its names, `--flag value` or `--flag=value`; the last counts."""
-    found = None
+def _given(flags: list[str]) -> Iterator[tuple[str, list[str], str]]:
+    """(name, the parts that `--name.a.b` sets, value) of each of vLLM's flags, `--flag value` or `--flag=value`."""
     for word, following in zip(flags, [*flags[1:], ""]):
         name, equals, value = word.partition("=")
-        if name.replace("_", "-") in names:
-            found = value if equals else following
-    return found
+        name, *parts = name.split(".")
+        yield name.replace("_", "-"), parts, value if equals else following
+
+
+def flag(flags: list[str], *names: str) -> str | None:
+    """The value of one of vLLM's flags under any of its names; the last counts."""
+    return next((value for name, parts, value in reversed([*_given(flags)]) if name in names and not parts), None)
 
 
 def overrides(flags: list[str]) -> dict:
     """What --hf-overrides changes in a config, given whole (`--hf-overrides '{"a": {"b": 1}}'`) or in parts (`--hf-overrides.a.b 1`)."""
     changed: dict = {}
-    for word, following in zip(flags, [*flags[1:], ""]):
-        name, equals, value = word.partition("=")
-        name, *keys = name.split(".")
-        if name.replace("_", "-") == "--hf-overrides":
-            value = value if equals else following
+    for name, keys, value in _given(flags):
+        if name == "--hf-overrides":
             try:
                 part = json.loads(value)
             except ValueError:
                 part = value  # a word
             for key in reversed(keys):
                 part = {key: part}
-            changed = merged(changed, part if isinstance(part, dict) else {})
+            changed = _merged(changed, part if isinstance(part, dict) else {})
     return changed
 
 
-def merged(config: dict, changed: dict) -> dict:
+def _merged(config: dict, changed: dict) -> dict:
     """A config with these changes, those of its parts one by one."""
-    both = {key: merged(config[key], value) for key, value in changed.items() if isinstance(value, dict) and isinstance(config.get(key), dict)}
+    both = {key: _merged(config[key], value) for key, value in changed.items() if isinstance(value, dict) and isinstance(config.get(key), dict)}
     return config | changed | both

@@ -23,6 +23,7 @@ import psutil
 
 from lib import machine, records
 from lib.hiding import hide
+from lib.reconcile import TTFT
 from lib.server import Server, bounded, headers
 from lib.snapshot import Snapshot, parse
 
@@ -230,7 +231,7 @@ def first_ttft_s(requests: Path) -> float | None:
         text = requests.with_suffix(".telemetry.before.prom").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    answered = parse(text).histogram("vllm:time_to_first_token_seconds")
+    answered = parse(text).histogram(TTFT)
     return answered.sum if answered and answered.count == 1 and answered.sum > 0 else None
 
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -169,7 +169,8 @@ class Watchdog:
         self.bitten = time.strftime("%H:%M:%S")
         for how, wait_s in ((signal.SIGINT, KILL_S), (signal.SIGKILL, 0.0)):
             for kernel in _kernels():
-                kernel.send_signal(how)
+                with suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile; the others are still to be told
+                    kernel.send_signal(how)
             if self._over.wait(wait_s):
                 return
 

@@ -1,9 +1,9 @@
 """Starts each configuration in turn, measures it, stops it. What each start gave is a row at once, on disk and in the table."""
+import contextlib
 import dataclasses
 import math
 import os
 import shlex
-import signal
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -224,11 +224,11 @@ def _make_room(desk: Bench) -> None:
         os.environ.pop("WORKBOOK_SERVER", None)  # bench.begin's: whoever runs that cell again gets a new one
         return
     known = rundir.read_json(desk.run.path / "server.json", {})
-    if server.embedded or real(known.get("url", "")) != server.url or not psutil.pid_exists(known.get("pid") or -1):
+    if server.embedded or real(known.get("url", "")) != server.url or not known.get("pid"):
         return
-    guard = psutil.Process(known["pid"])
-    if "lib.guard" in guard.cmdline():
-        os.kill(guard.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 60
-        while psutil.pid_exists(guard.pid) and guard.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-            time.sleep(0.2)
+    with contextlib.suppress(psutil.NoSuchProcess):  # gone already, or just now
+        guard, deadline = psutil.Process(known["pid"]), time.monotonic() + 60
+        if "lib.guard" in guard.cmdline():
+            guard.terminate()
+            while guard.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+                time.sleep(0.2)

@@ -3,6 +3,7 @@ import dataclasses
 import math
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -141,9 +142,8 @@ def memory_gib(server) -> float:
     if process is None:
         return math.nan
     total = 0
-    for p in (root := psutil.Process(process.pid)).children(recursive=True) + [root]:
-        try:
-            total += p.memory_full_info().pss
-        except psutil.Error:
-            pass
-    return total / machine.GIB
+    with suppress(psutil.NoSuchProcess):  # it died meanwhile: what was measured before is still a row
+        for p in (root := psutil.Process(process.pid)).children(recursive=True) + [root]:
+            with suppress(psutil.Error):
+                total += p.memory_full_info().pss
+    return total / machine.GIB if total else math.nan

@@ -88,8 +88,8 @@ class Server:
 
     def stop(self) -> None:
         if self.process:
-            self.process.stdin.close()
-            self.process.wait(10)
+            self.process.kill()  # a runner that was forked meanwhile holds its standard input open
+            self.process.wait()
 
 
 # -- one runner --------------------------------------------------------------------------------------
@@ -267,15 +267,25 @@ def _strike(victim: str, runner: Runner, server: Server, run: Path, acknowledged
     if victim == "disk":
         fill(run.parent)
     else:
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # it ended by itself while the rows were read
+            return False
     if victim == "server" and not server.real:
         server.process.wait()
         server.up()
     if victim == "runner":
         _await(lambda: not runner.alive(), "a killed runner's end")
     elif victim != "disk":
-        _await(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "a killed process' end")
+        _await(lambda: _ended(pid), "a killed process' end")
     return True
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _writing(run: Path) -> bool:

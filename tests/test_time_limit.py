@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,20 @@ KEPT_S = time_limit.GRACE_S + time_limit.KILL_S + time_limit.ENDING_S
 def within(seconds: float) -> Within:
     """A run that has so many seconds left."""
     return Within(60.0, time.monotonic() - 3600 + seconds)
+
+
+def test_a_kernel_that_ends_by_itself_just_then_keeps_none_of_the_others_alive(monkeypatch):
+    ended, hanging = (subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({s})"]) for s in (0, 600))
+    kernels = [psutil.Process(p.pid) for p in (ended, hanging)]
+    ended.wait()
+    monkeypatch.setattr(time_limit, "_kernels", lambda: kernels)
+    monkeypatch.setattr(time_limit, "KILL_S", 1.0)
+    dog = time_limit.Watchdog()
+    try:
+        dog.watch(time.monotonic())
+        assert dog.bitten and hanging.wait(60) != 0, "it was told to end"
+    finally:
+        hanging.kill()
 
 
 def test_a_notebook_has_what_those_after_it_are_not_expected_to_take():

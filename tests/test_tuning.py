@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, pace, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, tuning_start, verdicts, vllm_flags
+from lib import OUTPUTS, bench, calibration, claim_rules, claims, configurations, launch, machine, pace, plots_tuning, rundir, tables_tuning, time_limit, tuning, tuning_run, tuning_start, verdicts, vllm_flags
 from lib.configurations import Configuration
 from lib.errors import UserError
 from lib.keeper import Keeper
@@ -476,6 +477,13 @@ def test_the_notebook_starts_measures_and_compares_real_servers(finished_run):
     assert "python -m vllm.entrypoints.openai.api_server --model data/models/tiny-qwen3-vl" in text and "workbook serve embedded" in text
     started = [json.loads(path.read_text()) for path in run.path.glob("tuning/*/server.json")]
     assert len(started) == 3 and not [known for known in started if guarded(known["pid"]) or answers(known["url"])], "none is left"
+
+
+def test_a_server_that_died_under_its_load_has_no_memory_and_its_row_is_kept(monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    monkeypatch.setattr(machine, "gpus", list)
+    assert math.isnan(tuning_start.memory_gib(SimpleNamespace(process=dead)))
 
 
 def guarded(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Claims held against a run: each holds, does not hold, holds only in part, or is not testable here, because. Pure but for files.
+"""Claims held against a run: each holds, does not hold, holds only in part, is undecided, or is not testable here, because. Pure but for files.
 
 A figure is judged by its interval, not by its value: inside what is claimed it holds, outside it does not, and across the edge
 nothing is said. A claim of some hardware and model is tested on these alone. Elsewhere the physical limit of that
@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from lib import claim_limits, compare, drafts, machine, metrics, records, sentences, served, telemetry, tuning
-from lib.claim_words import LANGUAGES, counted, number_and_unit, said, table, word
+from lib.claim_words import LANGUAGES, UNSETTLED, counted, number_and_unit, said, table, word
 from lib.claims import ANY, GPU, UNITS, UNSAID, Check, Claim, Claims, load, words
 from lib.errors import UserError
 from lib.rundir import RunDir, read_json, write_text
@@ -98,11 +98,12 @@ def _claim(claim: Claim, claims: Claims, run: _Run, lang: str) -> Held:
     elif True in holds and (None not in holds or (not any(f.holds is not None for f in measured))):
         verdict = "holds"
     else:
-        verdict = "untestable"
+        tested = any(f.measured is not None or f.holds is not None for f in measured)
+        verdict = "undecided" if tested and not elsewhere else "untestable"
     decided = [f.reason for f in found if f.holds is not None]
     seen = [f.reason for f in found if f.holds is None and f.measured is not None and not elsewhere]
     open_ = [f.reason for f in found if f.holds is None]
-    reasons = [words(claim, "untestable", lang)] if claim.untestable else decided + (open_ if verdict == "untestable" else seen)
+    reasons = [words(claim, "untestable", lang)] if claim.untestable else decided + (open_ if verdict in UNSETTLED else seen)
     return Held(claim, verdict, list(dict.fromkeys(filter(None, reasons))), found)
 
 
@@ -131,11 +132,11 @@ def _check(check: Check, claim: Claim, run: _Run, elsewhere: str, lang: str) -> 
     if elsewhere:
         found.reason = f"{elsewhere}; {why}" if _nearest(check, run) else elsewhere
     elif measured is not None and not why:
-        confirmed = all(check.confirmed in f"{figure['name']} {figure.get('formula')}" for figure in map(run.figures.get, ids))
-        found.holds = _judge(check, measured) if confirmed and (math.isfinite(measured.low) or check.seen) else None
+        shown = all(run.figures[i].get("shown", True) for i in ids)
+        found.holds = _judge(check, measured) if shown and (math.isfinite(measured.low) or check.seen) else None
         key = "measured" if found.holds is not None else "undecided" if math.isfinite(measured.low) else "no_interval"
         if check.comparator == "happens" and found.holds is None:
-            key = "not_seen"
+            key = "not_seen" if shown else "not_shown"
         found.reason = said(key, lang, name=name, value=number_and_unit(measured, unit, lang), n=measured.n)
     return found
 

@@ -1,5 +1,6 @@
 """What claim_rules found, in words and as a table, in English and in Chinese. Pure."""
 import math
+import re
 
 import pandas as pd
 
@@ -10,9 +11,10 @@ from lib.stats import Estimate
 LANGUAGES = ("en", "zh")
 VERDICTS = {
     "holds": ("holds", "成立"), "fails": ("does not hold", "不成立"), "part": ("holds only in part", "部分成立"),
-    "untestable": ("not testable here", "此处无法检验"),
+    "undecided": ("undecided", "未有定论"), "untestable": ("not testable here", "此处无法检验"),
 }
-SEVERAL = {"holds": "hold", "fails": "do not hold", "part": "hold only in part", "untestable": "are not testable here"}
+UNSETTLED = ("undecided", "untestable")  # tested, but the figures settle nothing; and not tested
+SEVERAL = {"holds": "hold", "fails": "do not hold", "part": "hold only in part", "undecided": "are undecided", "untestable": "are not testable here"}
 UNITS = {"times": "倍", "pictures/s": "张/秒", "requests/s": "请求/秒"}
 HEADS = {"claim": ("claim", "说法"), "claimed": ("claimed", "所称"), "verdict": ("verdict", "结论"), "because": ("because", "理由"),
          "here": ("measured here", "此处测得"), "limit": ("physical limit there", "所称硬件的物理极限")}
@@ -35,6 +37,7 @@ SENTENCES = {
     "measured": ("{name}: {value}, n = {n}", "{name}：{value}，n = {n}"),
     "undecided": ("{name} is {value}, on both sides of what is claimed, n = {n}", "{name} 为 {value}，跨越所称界限，n = {n}"),
     "no_interval": ("{name} is {value}, from too little for an interval, n = {n}", "{name} 为 {value}，样本太少，没有区间，n = {n}"),
+    "not_shown": ("{name} is {value}, no more than chance explains, n = {n}", "{name} 为 {value}，可能只是偶然，n = {n}"),
     "not_seen": ("it was not seen here in {n} trials ({value})", "此处 {n} 次试验中未见（{value}）"),
     "told": ("{name}: {value}", "{name}：{value}"),
     "room": ("context that fits {hardware} beside the weights, work space not counted", "{hardware} 上除权重外可容纳的上下文（未计工作空间）"),
@@ -97,7 +100,7 @@ def counted(held: list, lang: str = "en") -> str:
     if lang == "zh":
         return f"共 {len(held)} 条说法：" + "，".join(f"{keys.count(key)} 条{names[1]}" for key, names in VERDICTS.items() if key in keys)
     parts = [f"{keys.count(key)} {names[0] if keys.count(key) == 1 else SEVERAL[key]}" for key, names in VERDICTS.items() if key in keys]
-    return f"Of {len(held)} claim{'s' * (len(held) != 1)} " + ", ".join(parts).replace("1 not testable", "1 is not testable")
+    return f"Of {len(held)} claim{'s' * (len(held) != 1)} " + re.sub(r"\b1 (not testable|undecided)", r"1 is \1", ", ".join(parts))
 
 
 def as_text(held: list, lang: str = "en") -> str:

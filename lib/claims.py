@@ -43,7 +43,7 @@ class Check(Strict):
     request that came before each of these series as a multiple of the first one's of series `over` of the same start;
     `own`, another number of the same claims file; `memory`, what fits the hardware; `published`, a model's config.json;
     `documented`, a file of the installed vLLM in which `says` stands. over: divided by that one. confirmed: words that the
-    figure's name or formula, or the cause why nothing started, must hold for it to count."""
+    cause why nothing started must hold for it to count."""
 
     figure: str = ""
     flags: str = ""

@@ -198,11 +198,12 @@ def smallest_fault(questions: int, repeats: int) -> float:
 
 @dataclass(frozen=True)
 class Claim:
-    """differ: the share of questions whose answer in any batch is another than alone."""
+    """differ: the share of questions whose answer in any batch is another than alone. shown: by more of them than chance can explain."""
 
     verdict: str
     evidence: str
     differ: Estimate
+    shown: bool = False
 
 
 def flat(alone: pd.DataFrame) -> bool:
@@ -229,7 +230,7 @@ def batch_claim(alone_again: list[pd.DataFrame], batched: list[pd.DataFrame], no
     counted = (f"{int((~seen['identical']).sum())} of {len(seen)} answers in batches differ from the one alone, and "
                f"{int((~floor['identical']).sum())} of {len(floor)} that were asked alone again")
     if found.p < SHOWN and found.higher > found.lower:
-        return Claim("it holds here", counted, differ)
+        return Claim("it holds here", counted, differ, shown=True)
     if no_choice:
         return Claim(UNTOLD, f"{counted}, but the model prefers no token to another (half of all gaps between its two likeliest are below {FLAT:g} "
                              "nats), so that answers that stay the same show nothing", differ)

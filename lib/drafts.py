@@ -102,7 +102,7 @@ def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[st
         wanted = ("；" if source.lang == "zh" else "; ").join(dict.fromkeys(filter(None, (claim_words.claimed(c, source.lang) for c in checks))))
         quotes = [words, wanted, *(clean(text) for c in checks for text in (claims.words(c, "means", source.lang), c.documented) if text)]
         said |= set(quotes)
-        if claim.verdict == "untestable":
+        if claim.verdict in claim_words.UNSETTLED:
             left.append(words)
             continue
         sources = ["run:facts.server", *(i for found in claim.found for i in found.ids)]
@@ -118,7 +118,7 @@ def claimed(source: Source, held: list, about: str) -> tuple[list[Block], set[st
     rest = Block("list", [Line([words], quotes=[words]) for words in left])
     outside = any(line.cells[-1].startswith(_w(source, "computed")) for line in rows)
     open_ = [Block("text", [Line([_w(source, "of_computed")])])] if outside else []
-    open_ += [Block("text", [Line([_w(source, "untestable")])]), rest] if left else []
+    open_ += [Block("text", [Line([_w(source, "unsettled")])]), rest] if left else []
     return _under(source, "claims", [lead, *draft_tables.table(source, ["claim", "claimed", "verdict", "because"], rows), *open_]), said
 
 

@@ -135,13 +135,14 @@ class RunDir:
     # -- figures ---------------------------------------------------------------------------------
     def publish(
         self, figure_id: str, name: str, estimate: "Estimate", unit: str, verdict: str, notebook: str, series: str,
-        headline: bool = False, formula: str = "", counts: dict | None = None, table: str = "",
+        headline: bool = False, formula: str = "", counts: dict | None = None, table: str = "", shown: bool = True,
     ) -> None:
         """Enter a figure, or replace the one of that id. Everything that is published prints from here.
 
         `headline`: it opens the report. `formula`: how it is defined, shown where it stands.
         `counts`: requests sent, measured, failed (lib.metrics.denominators). `table`: figures of several series that
         name the same one stand together in the report; without, those of a series do.
+        `shown`: False where chance explains what was counted: it then confirms no claim that such a thing happens.
         """
         entry = {
             "name": name,
@@ -155,7 +156,7 @@ class RunDir:
             "headline": headline,
             "formula": formula,
             "counts": counts or {},
-        } | ({"table": table} if table else {}) | ({"effective_n": _number(estimate.effective_n)} if estimate.effective_n else {})
+        } | ({"table": table} if table else {}) | ({} if shown else {"shown": False}) | ({"effective_n": _number(estimate.effective_n)} if estimate.effective_n else {})
         if self._kept_back is None:
             self._enter("figures.json", {figure_id: entry})
         else:

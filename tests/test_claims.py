@@ -15,7 +15,7 @@ from lib.records import Record, Sink
 from lib.rundir import RunDir
 from lib.stats import Estimate
 
-KINDS = {"holds", "fails", "part", "untestable"}
+KINDS = set(claim_words.VERDICTS)
 CLAIMS = 26  # that the article makes
 ON_T4 = {"model": "Qwen/Qwen3-VL-2B-Instruct", "facts": {"GPU": "Tesla T4, 15 GiB (1 GiB free)", "server": "vLLM 0.32.0, started here"}}
 ON_H200 = {"model": "shape:Qwen3-VL-2B-Instruct", "facts": {"GPU": "NVIDIA H200, 140 GiB (9 GiB free)"}}
@@ -28,8 +28,8 @@ def run(tmp_path, monkeypatch):
     return RunDir("some-run")
 
 
-def publish(run, figure_id, value, low=math.nan, high=math.nan, unit="ms", n=100, verdict="valid", name="figure, mean"):
-    run.publish(figure_id, name, Estimate(value, low, high, n), unit, verdict, "02_single_request", figure_id.split(".")[0])
+def publish(run, figure_id, value, low=math.nan, high=math.nan, unit="ms", n=100, verdict="valid", name="figure, mean", **more):
+    run.publish(figure_id, name, Estimate(value, low, high, n), unit, verdict, "02_single_request", figure_id.split(".")[0], **more)
 
 
 def write(tmp_path, *entries, hardware="T4", model="Qwen/Qwen3-VL-2B-Instruct"):
@@ -81,7 +81,7 @@ def test_the_notebooks_find_the_articles_figures_in_it():
 def test_a_full_run_settles_at_least_ten_of_the_articles_claims(finished_run):
     folder, _ = finished_run
     held = claim_rules.hold(claims.load(), folder)
-    settled = [h.claim.id for h in held if h.verdict != "untestable"]
+    settled = [h.claim.id for h in held if h.verdict not in claim_words.UNSETTLED]
     assert len(held) == CLAIMS and len(settled) >= 10, settled
     named = {i for h in held for c in h.claim.checks for i in (c.figure, c.over) if i and not c.first_of}
     assert named - set(folder.figures()) <= {"pictures_article.gpu_memory"}, "a figure that no notebook enters settles nothing, on no machine"
@@ -115,7 +115,7 @@ def test_eager_is_asked_for_the_first_token_of_one_user_and_of_many(run, alone, 
 
 
 @pytest.mark.parametrize("later, speed, expected", [
-    ((1.9, 2.1), (0.86, 0.90), ("holds", "holds")), ((1.9, 2.1), (0.97, 1.02), ("holds", "untestable")),
+    ((1.9, 2.1), (0.86, 0.90), ("holds", "holds")), ((1.9, 2.1), (0.97, 1.02), ("holds", "undecided")),
     ((0.9, 0.95), (1.02, 1.05), ("fails", "fails"))])
 def test_whether_a_picture_slows_is_settled_by_requests_in_turns(run, later, speed, expected):
     """Not by two series minutes apart: whichever way the machine changed between them, nothing follows from that."""
@@ -134,7 +134,7 @@ def test_whether_a_picture_slows_is_settled_by_requests_in_turns(run, later, spe
 
 
 # -- figures -----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("low, high, expected", [(300, 480, "holds"), (520, 700, "fails"), (450, 550, "untestable")])
+@pytest.mark.parametrize("low, high, expected", [(300, 480, "holds"), (520, 700, "fails"), (450, 550, "undecided")])
 def test_the_interval_decides_not_the_value(low, high, expected, run, tmp_path):
     run.update_info(**ON_T4)
     publish(run, "single.ttft.mean", (low + high) / 2 - 10, low, high)
@@ -147,7 +147,7 @@ def test_one_figure_that_holds_and_one_that_does_not_hold_in_part(run, tmp_path)
     publish(run, "single.ttft.mean", 400, 390, 410), publish(run, "single.total.mean", 3000, 2900, 3100)
     whole = {"figure": "single.total.mean", "comparator": "about", "value": 2340, "unit": "ms"}
     assert verdict(run, tmp_path, UNDER_500, whole).verdict == "part"
-    assert verdict(run, tmp_path, UNDER_500, whole | {"figure": "single.none.mean"}).verdict == "untestable"
+    assert verdict(run, tmp_path, UNDER_500, whole | {"figure": "single.none.mean"}).verdict == "undecided"
 
 
 @pytest.mark.parametrize("info", [EMBEDDED, ON_H200, {"model": "Qwen/Qwen3-VL-8B-Instruct"} | {"facts": ON_T4["facts"]}])
@@ -161,10 +161,11 @@ def test_another_machine_or_model_settles_nothing(info, run, tmp_path):
 
 def test_a_doubtful_or_missing_figure_settles_nothing(run, tmp_path):
     run.update_info(**ON_T4)
-    assert "no figure single.ttft.mean" in verdict(run, tmp_path, UNDER_500).reasons[0]
+    missing = verdict(run, tmp_path, UNDER_500)
+    assert missing.verdict == "untestable" and "no figure single.ttft.mean" in missing.reasons[0]
     publish(run, "single.ttft.mean", 20, 19, 21, verdict="client-bound: a load worker woke late")
     held = verdict(run, tmp_path, UNDER_500)
-    assert held.verdict == "untestable" and "client-bound" in held.reasons[0]
+    assert held.verdict == "undecided" and "client-bound" in held.reasons[0]
 
 
 def test_what_has_no_interval_settles_nothing_unless_it_is_what_was_seen(run, tmp_path):
@@ -180,7 +181,7 @@ def test_a_ratio_of_two_figures_has_the_interval_of_both(run, tmp_path):
         publish(run, f"concurrency.{streams}.throughput_tps.mean", value, low, high, "tokens/s")
     gain = {"figure": "concurrency.8.throughput_tps.mean", "over": "concurrency.1.throughput_tps.mean", "comparator": "at least", "unit": "times"}
     assert verdict(run, tmp_path, gain | {"value": 5.0}).verdict == "holds"
-    assert verdict(run, tmp_path, gain | {"value": 5.5}).verdict == "untestable"
+    assert verdict(run, tmp_path, gain | {"value": 5.5}).verdict == "undecided"
     assert verdict(run, tmp_path, gain | {"value": 6.5}).verdict == "fails"
 
 
@@ -225,7 +226,7 @@ def tuned(run, own, ratio, low, high, name="a configuration"):
 
 
 @pytest.mark.parametrize("own, low, high, expected", [
-    (["--enforce-eager"], 0.7, 0.9, "holds"), (["--enforce-eager"], 1.1, 1.3, "fails"), (["--enforce-eager"], 0.9, 1.1, "untestable"),
+    (["--enforce-eager"], 0.7, 0.9, "holds"), (["--enforce-eager"], 1.1, 1.3, "fails"), (["--enforce-eager"], 0.9, 1.1, "undecided"),
     (["--enforce-eager"], 0.995, 1.005, "fails"), (["--no-enforce-eager"], 1.1, 1.3, "holds"), (["--max-num-seqs", "2"], 0.7, 0.9, "untestable"),
 ])
 def test_a_direction_is_settled_by_the_configuration_with_that_flag(own, low, high, expected, run, tmp_path):
@@ -289,7 +290,7 @@ def answered(run, series, ttfts):
             ('bucket', 0), ('sum', sum(ttfts)), ('count', len(ttfts)))).replace("_bucket{", '_bucket{le="+Inf",'))
 
 
-@pytest.mark.parametrize("first, expected", [((0.041, 0.039, 0.040), "holds"), ((0.020, 0.0201, 0.0199), "fails"), ((0.01, 0.04, 0.02), "untestable")])
+@pytest.mark.parametrize("first, expected", [((0.041, 0.039, 0.040), "holds"), ((0.020, 0.0201, 0.0199), "fails"), ((0.01, 0.04, 0.02), "undecided")])
 def test_a_warm_up_is_worth_what_the_very_first_request_of_each_start_took_longer(first, expected, run, tmp_path):
     """Than one that came after a pause, too: those that follow at once are quicker than either, and say nothing of it."""
     rundir.write_json(run.path / "tuning.json", {"spec": "embedded", "configurations": []})
@@ -307,9 +308,9 @@ def test_a_warm_up_is_worth_what_the_very_first_request_of_each_start_took_longe
 
 
 def test_that_something_can_happen_is_shown_by_a_case_and_never_refuted_by_none(run, tmp_path):
-    check = {"figure": "consistency.batch_same", "comparator": "happens", "unit": "%", "confirmed": "it holds here"}
-    for value, name, expected in ((0.0, "x, not seen here", "untestable"), (3.0, "x, it holds here", "holds"), (3.0, "x, not shown here", "untestable")):
-        publish(run, "consistency.batch_same", value, 0, 9, "%", name=name)
+    check = {"figure": "consistency.batch_same", "comparator": "happens", "unit": "%"}
+    for value, shown, expected in ((0.0, False, "undecided"), (3.0, True, "holds"), (3.0, False, "undecided")):
+        publish(run, "consistency.batch_same", value, 0, 9, "%", shown=shown)
         assert verdict(run, tmp_path, check, hardware="any", model="any").verdict == expected
 
 
@@ -402,6 +403,9 @@ def test_a_mistyped_figure_is_named_with_the_nearest_and_one_that_was_not_measur
 def test_one_claim_is_counted_as_one(run, tmp_path):
     held = claim_rules.hold(write(tmp_path, {"untestable": "why"}), run)
     assert claim_words.counted(held) == "Of 1 claim 1 is not testable here"
+    publish(run, "single.ttft.mean", 500, 450, 550)
+    held += claim_rules.hold(write(tmp_path, {"checks": [UNDER_500], "hardware": "any", "model": "any"}), run)
+    assert claim_words.counted(held) == "Of 2 claims 1 is undecided, 1 is not testable here"
 
 
 def test_a_broken_claims_file_in_a_run_does_not_stop_its_report(run):

@@ -3,7 +3,7 @@ import re
 
 from lib import tuning
 from lib.foreign import clean
-from lib.sentences import (Block, Line, Source, concurrency_levels, doubt, interval, metric_name, name, owner, value,
+from lib.sentences import (Block, Line, Source, concurrency_levels, doubt, doubts_of, interval, metric_name, name, owner, value,
                            with_interval)
 from lib.tables import number
 
@@ -51,11 +51,11 @@ def metrics(source: Source, series: str) -> list[Block]:
 
 def levels(source: Source) -> list[Block]:
     """Whole time, throughput, TTFT and TPOT by users at once."""
-    rows, wanted = [], ("total", "throughput_tps", "ttft", "tpot")
+    rows, wanted = [], {"total": "whole time", "throughput_tps": "throughput", "ttft": "TTFT", "tpot": "TPOT"}
     for n in concurrency_levels(source.figures):
         found = {m: source.figures.get(f"concurrency.{n}.at_once.{m}") for m in wanted}
         cells = [with_interval(source, f, unit=False) if f else "–" for f in found.values()]
-        rows.append(Line([str(n), *cells, doubt(source, [f["verdict"] for f in found.values() if f])],
+        rows.append(Line([str(n), *cells, doubts_of(source, {wanted[m]: f["verdict"] for m, f in found.items() if f})],
                          [f"concurrency.{n}.at_once.{m}" for m, f in found.items() if f]))
     return table(source, ["users", *(f"level {m}" for m in wanted), "verdict"], rows)
 

@@ -204,9 +204,8 @@ def machine_table(found: dict | None) -> pd.DataFrame:
 # -- the report's section ----------------------------------------------------------------------------
 def section(figures: dict, found: dict | None) -> dict:
     """The report's table of limits, from a run's figures and roofline.json: {"machine": a sentence, "columns", "rows"}."""
-    shares = {key.removesuffix(".share"): figure for key, figure in figures.items() if key.startswith("limit.") and key.endswith(".share")}
     rows = [[figure["name"].rpartition(", ")[0], tables.with_interval(_estimate(figure)), _shown(figures.get(f"{key}.limit")),
-             figure["n"], figure["verdict"], figure["notebook"]] for key, figure in shares.items()]
+             figure["n"], figure["verdict"], figure["notebook"]] for key, figure in _shares(figures).items()]
     machine = ""
     if found:
         best, memory = max(found["reads"], key=_rate), found["reads"][-1]
@@ -215,6 +214,23 @@ def section(figures: dict, found: dict | None) -> dict:
                    f"{tables.number(max(map(_rate, found['multiplies'])) / 1e9)} GFLOP/s in {found['dtype']}, measured by torch "
                    + (f"with {found['threads']} thread{'s' * (found['threads'] > 1)}." if found["threads"] else "on the GPU."))
     return {"machine": machine, "columns": ["what", "of the limit, %", "limit", "n", "verdict", "notebook"], "rows": rows}
+
+
+def beside(figure: dict, figures: dict) -> dict | None:
+    """The `share` and the `limit` that `publish` entered for this very figure, which its series and its numbers tell; None where no
+    limit was held against it."""
+    for key, share in _shares(figures).items():
+        limit = figures.get(f"{key}.limit")
+        if limit and all(f["value"] for f in (share, limit, figure)) and (share["records"], limit["unit"]) == (figure["records"], figure["unit"]):
+            ratio = limit["value"] / figure["value"] if figure["unit"] == "ms" else figure["value"] / limit["value"]
+            if math.isclose(100 * ratio, share["value"], rel_tol=1e-6):
+                return {"share": share, "limit": limit}
+    return None
+
+
+def _shares(figures: dict) -> dict:
+    """The shares that `publish` entered, by their ids without the ending."""
+    return {key.removesuffix(".share"): figure for key, figure in figures.items() if key.startswith("limit.") and key.endswith(".share")}
 
 
 def _rate(row: dict) -> float:

@@ -48,12 +48,12 @@ def pareto(found: pd.DataFrame, ttft_target_ms: float, tpot_target_ms: float) ->
     return figure
 
 
-def _together(axes, x, y, letters, near: float = 0.1) -> list:
-    """[(point, "A B E")]: points that would lie under each other's letters share one label, at the highest of them."""
+def _together(axes, x, y, letters, near: float = 0.05) -> list:
+    """[(point, "A B E")]: points so close that their letters would lie over each other share one label, at the highest of them."""
     places = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])))
     groups = []
     for k in np.argsort(-places[:, 1]):
-        group = next((g for g in groups if (np.abs(places[g[0]] - places[k]) < (near, near * 1.5)).all()), None)
+        group = next((g for g in groups if (np.abs(places[g[0]] - places[k]) < (near, near * 1.2)).all()), None)
         group.append(k) if group else groups.append([k])
     return [((x.iloc[g[0]], y.iloc[g[0]]), " ".join(sorted(letters.iloc[k] for k in g))) for g in groups]
 

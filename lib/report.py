@@ -16,14 +16,14 @@ TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 PROBES = {"01_health_check": "probes", "05_multimodal": "picture_probes"}  # notebook -> its series of questions about pictures
 
 
-def build(run: RunDir) -> Path:
-    """Write report.html of a run and return its path. Missing and failed notebooks are shown as such. Raises UserError for files
-    that are not as the workbook writes them."""
+def build(run: RunDir, archive: str = "") -> Path:
+    """Write report.html of a run and return its path. Missing and failed notebooks are shown as such. archive: the file beside it in
+    which its records will be. Raises UserError for files that are not as the workbook writes them."""
     with finished.reading(run.name, "no report can be made of it"):
-        return _build(run)
+        return _build(run, archive)
 
 
-def _build(run: RunDir) -> Path:
+def _build(run: RunDir, archive: str) -> Path:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, finalize=_harmless)
     environment.filters["number"] = lambda value: tables.number(value) if not isinstance(value, str) else value
     environment.tests["a_file_of_the_run"] = lambda name: isinstance(name, str) and re.fullmatch(r"requests/[\w+-][\w.+-]*", name) is not None
@@ -32,9 +32,10 @@ def _build(run: RunDir) -> Path:
     path = run.path / "report.html"
     write_text(path, environment.get_template(TEMPLATE.name).render(
         run=run.name,
+        archive=archive,
         info=info,
         figures=len(figures),
-        headlines={k: f for k, f in figures.items() if f["headline"]},
+        headlines=[f | {"of": _title(f["notebook"]), "limit": efficiency.beside(f, figures)} for f in figures.values() if f["headline"]],
         attempts=resume.words(info),
         chapters=_chapters(run, figures, info),
         doubts=_doubts(figures),

@@ -50,14 +50,14 @@ async def wake(measure: Measuring, streams: int) -> None:
 
 def row(series: Series) -> dict:
     """One line of a search: what a reader compares between loads, with the verdict on throughput, or on
-    the whole time where that is the doubtful one. `_low`, `_high`: ends of the interval."""
+    the whole time, then named, where that is the doubtful one. `_low`, `_high`: ends of the interval."""
     found, judged = series.summaries(), series.verdicts()
     shown = {"throughput_tps": found["throughput_tps"]["mean"], "total_ms": found["total_s"]["mean"],
              "ttft_ms": found["ttft_s"]["median"], "tpot_ms": found["tpot_s"]["median"]}
     return {
         "load": series.shape, "requests": series.counts["measured"], "failed": series.counts["failed after the warm-up"],
         "ttft_p95_ms": found["ttft_s"]["p95"].value, "tpot_p95_ms": found["tpot_s"]["p95"].value,
-        "verdict": next((judged[m] for m in ("throughput_tps", "total_s") if judged[m] != "valid"), "valid"),
+        "verdict": next((said for said in (judged["throughput_tps"], f"whole time: {judged['total_s']}") if not said.endswith("valid")), "valid"),
     } | {f"{name}{end}": getattr(e, part) for name, e in shown.items()
          for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))}
 

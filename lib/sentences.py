@@ -80,6 +80,16 @@ def doubt(source: Source, verdict_of_figures: list[str]) -> str:
     return ("、" if source.lang == "zh" else ", ").join(found) or source.word("kinds", "valid")
 
 
+def doubts_of(source: Source, verdicts: dict[str, str]) -> str:
+    """As `doubt`, of several metrics in one row: each kind with those that it is about, unless it is about all."""
+    found = {}
+    for metric, verdict in verdicts.items():
+        for kind in kinds(verdict):
+            found.setdefault(source.word("kinds", kind), []).append(re.sub(".*（(.+)）", r"\1", source.word("names", metric)))  # no brackets in brackets
+    told = [kind if len(names) == len(verdicts) else kind + bracketed(source, *names) for kind, names in found.items()]
+    return ("、" if source.lang == "zh" else ", ").join(told) or doubt(source, list(verdicts.values()))
+
+
 def interval(source: Source, figure: dict) -> str:
     low, high = figure["interval"]
     return "–" if low is None or high is None else f"{number(low)}{BETWEEN[source.lang][1]}{number(high)}"

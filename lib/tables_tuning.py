@@ -77,8 +77,9 @@ def _ratio(row: pd.Series, key: str) -> str:
     ratio, low, high = (row[f"{key}.{part}"] for part in ("ratio", "low", "high"))
     if not math.isfinite(ratio):
         return "–"
-    interval = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else ""
-    return f"{ratio:.2f}{interval if low != high else ''} {row[f'{key}.verdict']}"
+    digits = next((d for d in (2, 3) if all((round(end, d) > 1) == (end > 1) and (round(end, d) < 1) == (end < 1) for end in (low, high))), 4)
+    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if math.isfinite(low) else ""
+    return f"{ratio:.{digits}f}{interval if low != high else ''} {row[f'{key}.verdict']}"
 
 
 def _answers_verdict(row: pd.Series) -> str:

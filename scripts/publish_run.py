@@ -13,7 +13,7 @@ from lib import OUTPUTS, errors, publish, report, rundir
 
 PARTS = ("calibration.json", "draft", "figures.json", "notebooks", "plots", "plots.json", "report.html", "roofline.json", "run.json", "server.json",
          "tuning.json")
-RECORDS = ("requests", "series.json")  # in the archive
+RECORDS, ARCHIVE = ("requests", "series.json"), "requests.tar.xz"  # the former are in the latter
 LARGEST = 20e6  # bytes
 
 
@@ -24,7 +24,7 @@ def main(name: str, to: str) -> Path:
     copy = rundir.RunDir(to)  # a run like any other until it is packed
     try:
         shutil.copytree(run.path, copy.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("html", "draft", "aside", "tuning", "*.log"))
-        report.build(copy)
+        report.build(copy, ARCHIVE)
         for lang in ("en", "zh"):
             publish.publish(copy.name, lang)
         return _packed(copy.path, OUTPUTS / "published" / to)
@@ -39,7 +39,7 @@ def _packed(made: Path, place: Path) -> Path:
         for part in PARTS:
             if (made / part).exists():
                 (made / part).rename(whole / part)
-        with tarfile.open(whole / "requests.tar.xz", "w:xz", preset=9) as archive:
+        with tarfile.open(whole / ARCHIVE, "w:xz", preset=9) as archive:
             for part in RECORDS:
                 archive.add(made / part, part)
         size = sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())

@@ -208,6 +208,16 @@ def test_consistency_and_limits_are_a_row_a_condition():
     assert draft_tables.limits(source)[0].lines[1].cells == ["单用户的生成速度", "12.5（12～13）", "8,000 tokens/s", "有效"]
 
 
+def test_the_doubt_of_a_level_says_which_of_its_figures_it_is_about():
+    late, cold = "delivery-bound: a token took 8% longer to come", "warming up: the first 9 requests took 1.2 times as long"
+    verdicts = {8: {"tpot": f"{late}; {cold}", "ttft": cold}, 16: dict.fromkeys(("total", "throughput_tps", "ttft", "tpot"), cold), 32: {}}
+    figures = {f"concurrency.{n}.at_once.{m}": figure(m, 10.0, verdict=doubts.get(m, "valid")) for n, doubts in verdicts.items()
+               for m in ("total", "throughput_tps", "ttft", "tpot")}
+    for lang, told in (("en", ["warming up (TTFT, TPOT), delivery-bound (TPOT)", "warming up", "valid"]), ("zh", ["仍在预热（TTFT，TPOT）、交付受限（TPOT）", "仍在预热", "有效"])):
+        table = draft_tables.levels(sentences.Source(lang, figures, {}, drafts.words()))[0]
+        assert [line.cells[-1] for line in table.lines[1:]] == told
+
+
 def test_the_command_names_no_server_and_no_folder():
     assert drafts.public("workbook run --server http://gpu7:8000 --load ray://head:10001 02") == "workbook run --server URL --load ADDRESS 02"
     assert drafts.public("workbook run --server /data/models/x -p seed 3") == "workbook run --server FOLDER -p seed 3"
@@ -483,8 +493,8 @@ def test_a_published_run_has_its_notebooks_drafts_and_records_and_a_report_that_
     (run.path / "server.log").write_text("whatever a server says")
     place = publish_run.main(run.name, "shown")
     page = BeautifulSoup((place / "report.html").read_text(), "html.parser")
-    links = {a["href"] for a in page.select("a[href]") if "notebook" in a.text}
-    assert links == {"notebooks/02_single_request.ipynb"} and (place / "notebooks" / "02_single_request.ipynb").exists()
+    links = {a["href"] for a in page.select("a[href]") if not a["href"].startswith(("#", "http"))}
+    assert links == {"notebooks/02_single_request.ipynb", "requests.tar.xz"} and all((place / link).exists() for link in links)
     assert all((place / "draft" / lang / "index.md").exists() for lang in ("en", "zh")) and not {"html", "server.log"} & {f.name for f in place.iterdir()}
     with tarfile.open(place / "requests.tar.xz") as archive:
         assert {"requests/single.jsonl", "series.json"} <= set(archive.getnames())

@@ -1,4 +1,6 @@
 """The report is made from files alone, shows what is missing, and lets nothing in them act."""
+import math
+
 import pytest
 from bs4 import BeautifulSoup
 
@@ -24,6 +26,17 @@ def test_a_figure_stands_with_interval_sample_size_and_verdict(run):
     publish(run, headline=True)
     text = report.as_text(report.build(run))
     assert all(word in text for word in ("12.35 ms", "11.9", "12.8", "n = 40", "valid"))
+
+
+def test_a_headline_has_the_physical_limit_beside_it_where_one_was_held_against_that_very_figure(run):
+    for name, value in (("TTFT", 20.0), ("whole time", 300.0)):
+        run.publish(f"s.{name}.mean", f"{name}, mean", Estimate(value, value - 1, value + 1, 40), "ms", "valid", "02_single_request", "s", headline=True)
+    for series, first in (("another", 8.0), ("s", 20.0)):
+        run.publish(f"limit.{series}.share", "TTFT, of the limit", Estimate(100 * 0.8 / first, 3.9, 4.1, 40), "%", "valid", "02_single_request", series, table="limits")
+        run.publish(f"limit.{series}.limit", "TTFT, limit", Estimate(0.8, math.nan, math.nan, 40), "ms", "valid", "02_single_request", series, table="limits")
+    first, whole = BeautifulSoup(report.build(run).read_text(), "html.parser").select(".card")
+    assert "Single request: TTFT, mean" in first.text and "4 % of the limit (0.8 ms)" in " ".join(first.text.split())
+    assert "limit" not in whole.text
 
 
 def test_figures_entered_together_are_all_there_in_their_order_even_where_something_fails(run):

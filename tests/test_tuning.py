@@ -278,6 +278,13 @@ def test_what_no_start_measured_takes_nothing_else_along(lost):
     assert "nan" not in tables_tuning.noise(found) + tables_tuning.stands_out(found) + tuning.recommend(found)[1]
 
 
+@pytest.mark.parametrize("low, high, shown", [(0.91, 1.12, "1.00 [0.91, 1.12]"), (1.0011, 1.0042, "1.003 [1.001, 1.004]"), (0.99992, 0.99996, "0.9999 [0.9999, 1.0000]"),
+                                              (0.9991, 1.0012, "1.000 [0.999, 1.001]"), (math.nan, math.nan, "1.00")])
+def test_a_ratio_has_the_digits_that_show_on_which_side_of_one_its_interval_lies(low, high, shown):
+    row = {"s.ratio": 1.0 if math.isnan(low) else {1.0011: 1.0027, 0.99992: 0.99994}.get(low, 1.0), "s.low": low, "s.high": high, "s.verdict": "so"}
+    assert tables_tuning._ratio(row, "s") == f"{shown} so"
+
+
 # -- bad input ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("listed, words", [
     ([], "empty"), ([{"name": "a"}, {"name": "a"}], "two configurations are named 'a'"), (["nosuch"], "no list of configurations"),

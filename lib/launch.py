@@ -30,6 +30,7 @@ from lib.vllm_plugin import SWITCH
 EMBEDDED = DATA / "models" / "tiny-qwen3-vl"
 SECRET = ("--api-key", "--hf-token")  # flags whose values are
 ADDRESS = re.compile(r"(localhost|\d+(\.\d+){3})(:\d+)?(/.*)?|([\w.-]+|\[[\da-fA-F:]+\]):\d+(/.*)?", re.ASCII)  # no model is named so
+PORTS = range(20_000, 32_000)  # below the ephemeral ones (Linux: from 32768, others from 49152)
 START_LIMIT_S = 900  # a first start on a GPU compiles kernels; a large model loads for minutes
 
 
@@ -286,9 +287,10 @@ def _why_it_died(log: Path) -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Of those below what systems give to outgoing connections: it takes seconds until vLLM binds it, and a load beside it opens hundreds."""
+    while _port_taken(port := secrets.choice(PORTS)):
+        pass
+    return port
 
 
 def _port_taken(port: int) -> bool:

@@ -3,6 +3,7 @@ import http.server
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,16 @@ def test_a_taken_port_is_told_before_the_start(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError) as error:
         launch.open_server("embedded", f"--port {taken.getsockname()[1]}", tmp_path)
     assert one_line(error).startswith("the port is taken")
+
+
+def test_a_port_is_chosen_that_no_outgoing_connection_takes_before_the_server_does(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(launch, "PORTS", range(port, port + 3))
+        assert port not in {launch._free_port() for _ in range(20)}
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    monkeypatch.undo()
+    assert not ephemeral.exists() or launch._free_port() < int(ephemeral.read_text().split()[0])
 
 
 def test_a_running_server_says_what_it_is(server):

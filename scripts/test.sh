@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests, in two processes. Those marked `beside` measure nothing and judge nothing by the clock: they run while the others
+# All tests, in two processes. Those marked `beside` judge nothing by the clock: they run while the others
 # leave a processor idle, and only then (chrt --idle), so that no measurement waits for them; in a copy of the checkout, so that
 # the runs they make, and outputs/latest, are their own.
 #   usage: scripts/test.sh PYTHON [arguments of pytest]       (with arguments: one process)

@@ -494,7 +494,7 @@ def test_a_published_run_has_its_notebooks_drafts_and_records_and_a_report_that_
     place = publish_run.main(run.name, "shown")
     page = BeautifulSoup((place / "report.html").read_text(), "html.parser")
     links = {a["href"] for a in page.select("a[href]") if not a["href"].startswith(("#", "http"))}
-    assert links == {"notebooks/02_single_request.ipynb", "requests.tar.xz"} and all((place / link).exists() for link in links)
+    assert links == {"notebooks/02_single_request.ipynb", "requests.tar.xz", "figures.json"} and all((place / link).exists() for link in links)
     assert all((place / "draft" / lang / "index.md").exists() for lang in ("en", "zh")) and not {"html", "server.log"} & {f.name for f in place.iterdir()}
     with tarfile.open(place / "requests.tar.xz") as archive:
         assert {"requests/single.jsonl", "series.json"} <= set(archive.getnames())

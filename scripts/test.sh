@@ -18,7 +18,7 @@ for part in *; do
 done
 (cd "$place/copy" && PYTHONPATH=$place/copy exec chrt --idle 0 "$python" -m pytest -m beside -p no:cacheprovider) > "$place/words" 2>&1 &
 beside=$!
-"$python" -m pytest -m "not beside"
+BESIDE=$beside "$python" -m pytest -m "not beside"
 status=$?
 wait "$beside"
 beside_status=$? beside=

@@ -2,7 +2,9 @@
 import contextlib
 import os
 import shutil
+import time
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,7 +14,7 @@ settings.register_profile("busy-machine", deadline=None, suppress_health_check=[
 settings.register_profile("long", deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy-machine"))
 
-ANSWERS = {"test_consistency", "test_embedded", "test_model_shape", "test_planted"}  # of real servers it is what they answer that counts here, not when
+ANSWERS = {"test_consistency", "test_embedded", "test_planted"}  # of real servers it is what they answer that counts here, not when
 PATIENT = {"test_claims", "test_compare", "test_compare_runs", "test_fit", "test_hiding", "test_hostile", "test_images", "test_launch", "test_metrics",
            "test_plots_zh", "test_publish", "test_queueing", "test_report", "test_resume", "test_safe_defaults", "test_stats", "test_tuning", "test_verdicts"}
 REAL = {"server", "metronome", "run_name", "finished_run"}  # fixtures whose tests measure, or make runs
@@ -20,7 +22,7 @@ REAL = {"server", "metronome", "run_name", "finished_run"}  # fixtures whose tes
 
 def pytest_collection_modifyitems(items):
     """Marks what may wait for a processor as long as others want it (scripts/test.sh): ANSWERS, and in PATIENT what needs none of REAL.
-    What needs the finished run comes last: by then those are done, and 06 does not take them for others that disturb it."""
+    What needs the finished run comes last, and waits for those."""
     for item in items:
         module, needs = item.module.__name__, set(item.fixturenames)
         if module in ANSWERS and "finished_run" not in needs or module in PATIENT and not REAL & needs:
@@ -70,6 +72,13 @@ def own_run(name: str):
             latest.symlink_to(before)
 
 
+def _alone() -> None:
+    """Wait for the tests that run beside these: what they leave is not enough for a whole run, and 06 takes them for others that disturb it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while (pid := int(os.environ.get("BESIDE", 0))) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.5)
+
+
 SHORTER = {
     "streams": [8, 64], "seconds": 1.0, "questions": 5, "rush_streams": 48, "requests": 30, "max_tokens": 32,
     "context_tokens": 1500, "turns": 3, "talk_rounds": 2, "think_s": 0.1, "picture_talks": 1,
@@ -91,6 +100,7 @@ def finished_run(server, tmp_path_factory):
     06 starts the servers that it compares."""
     from lib import plans, runner
 
+    _alone()
     tuned = tmp_path_factory.mktemp("tuned") / "list.yaml"
     tuned.write_text(TUNED)
     with pytest.MonkeyPatch.context() as patch:

@@ -14,18 +14,16 @@ settings.register_profile("busy-machine", deadline=None, suppress_health_check=[
 settings.register_profile("long", deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy-machine"))
 
-ANSWERS = {"test_consistency", "test_embedded", "test_planted"}  # of real servers it is what they answer that counts here, not when
-PATIENT = {"test_claims", "test_compare", "test_compare_runs", "test_fit", "test_hiding", "test_hostile", "test_images", "test_launch", "test_metrics",
+PATIENT = {"test_claims", "test_compare", "test_compare_runs", "test_consistency", "test_fit", "test_hiding", "test_hostile", "test_images", "test_launch", "test_metrics",
            "test_plots_zh", "test_publish", "test_queueing", "test_report", "test_resume", "test_safe_defaults", "test_stats", "test_tuning", "test_verdicts"}
 REAL = {"server", "metronome", "run_name", "finished_run"}  # fixtures whose tests measure, or make runs
 
 
 def pytest_collection_modifyitems(items):
-    """Marks what may wait for a processor as long as others want it (scripts/test.sh): ANSWERS, and in PATIENT what needs none of REAL.
+    """Marks what may wait for a processor as long as others want it (scripts/test.sh): in these modules, what needs none of these fixtures.
     What needs the finished run comes last, and waits for those."""
     for item in items:
-        module, needs = item.module.__name__, set(item.fixturenames)
-        if module in ANSWERS and "finished_run" not in needs or module in PATIENT and not REAL & needs:
+        if item.module.__name__ in PATIENT and not REAL & set(item.fixturenames):
             item.add_marker("beside")
     items.sort(key=lambda item: "finished_run" in item.fixturenames)
 

@@ -20,7 +20,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Error, expect, sync_playwright
 
 from conftest import own_run
 from lib import NOTEBOOKS, ROOT, desk, execution, explorer, playground, records, rundir, tables
@@ -415,16 +415,19 @@ def test_the_explorer_draws_anew_when_another_series_is_picked(desk_page):
     plots = [[None, None]]
     for series in ("alone", "together"):
         panel.get_by_label("series").select_option(series)
-        expect(panel.get_by_text(f"{series} in run {RUN}")).to_be_visible(timeout=20_000)
-        plots.append(until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] != plots[-1][1]), 20, lambda: "another series, other plots"))
+        expect(panel.get_by_text(f"{series} in run {RUN}")).to_be_visible(timeout=60_000)
+        plots.append(until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] != plots[-1][1]), 60, lambda: "another series, other plots"))
     panel.get_by_label("metric").select_option("TPOT")
-    expect(panel.get_by_text("TPOT = ")).to_be_visible(timeout=20_000)
-    until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] == plots[-1][1]), 20, lambda: "another metric of the same requests")
+    expect(panel.get_by_text("TPOT = ")).to_be_visible(timeout=60_000)
+    until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] == plots[-1][1]), 60, lambda: "another metric of the same requests")
 
 
 def both(panel, are) -> list | None:
     """The two pictures of the explorer, as pixels, once they `are` so: each comes by itself, and a page that is drawn anew has none for a moment."""
-    found = [pixels_of(image) for image in panel.locator("img").all()]
+    try:
+        found = [pixels_of(image) for image in panel.locator("img").all()]
+    except Error:  # one was taken away while it was looked at
+        return None
     return found if len(found) == 2 and are(found) else None
 
 

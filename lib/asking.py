@@ -261,7 +261,7 @@ def publish_verdicts(desk, claim: consistency.Claim, law: same_law.SameLaw) -> N
     """Enter the answer to the article's claim, and whether sampling keeps its shares."""
     if claim.verdict != consistency.UNTOLD:
         _enter(desk, "consistency.batch_same", "questions answered otherwise in a batch, share", claim.differ.scaled(100), "%",
-               f"questions with another answer in any batch than alone / questions, Wilson interval; {claim.verdict}", "consistency_alone", shown=claim.shown)
+               "questions with another answer in any batch than alone / questions, Wilson interval", "consistency_alone", shown=claim.verdict == consistency.HOLDS)
     _enter(desk, "consistency.openings", "openings of sampled answers alone and in a batch, p", Estimate(law.p, math.nan, math.nan, sum(law.n)), "",
            f"permutation test of chi-square over {law.outcomes} outcomes: below {same_law.SHOWN:.2g} they differ", "openings_alone")
 

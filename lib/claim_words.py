@@ -1,6 +1,5 @@
 """What claim_rules found, in words and as a table, in English and in Chinese. Pure."""
 import math
-import re
 
 import pandas as pd
 
@@ -14,7 +13,8 @@ VERDICTS = {
     "undecided": ("undecided", "未有定论"), "untestable": ("not testable here", "此处无法检验"),
 }
 UNSETTLED = ("undecided", "untestable")  # tested, but the figures settle nothing; and not tested
-SEVERAL = {"holds": "hold", "fails": "do not hold", "part": "hold only in part", "undecided": "are undecided", "untestable": "are not testable here"}
+COUNTED = {"holds": ("holds", "hold"), "fails": ("does not hold", "do not hold"), "part": ("holds only in part", "hold only in part"),
+           "undecided": ("is undecided", "are undecided"), "untestable": ("is not testable here", "are not testable here")}  # one claim, several
 UNITS = {"times": "倍", "pictures/s": "张/秒", "requests/s": "请求/秒"}
 HEADS = {"claim": ("claim", "说法"), "claimed": ("claimed", "所称"), "verdict": ("verdict", "结论"), "because": ("because", "理由"),
          "here": ("measured here", "此处测得"), "limit": ("physical limit there", "所称硬件的物理极限")}
@@ -99,8 +99,8 @@ def counted(held: list, lang: str = "en") -> str:
     keys = [one.verdict for one in held]
     if lang == "zh":
         return f"共 {len(held)} 条说法：" + "，".join(f"{keys.count(key)} 条{names[1]}" for key, names in VERDICTS.items() if key in keys)
-    parts = [f"{keys.count(key)} {names[0] if keys.count(key) == 1 else SEVERAL[key]}" for key, names in VERDICTS.items() if key in keys]
-    return f"Of {len(held)} claim{'s' * (len(held) != 1)} " + re.sub(r"\b1 (not testable|undecided)", r"1 is \1", ", ".join(parts))
+    parts = [f"{keys.count(key)} {verbs[keys.count(key) > 1]}" for key, verbs in COUNTED.items() if key in keys]
+    return f"Of {len(held)} claim{'s' * (len(held) != 1)} " + ", ".join(parts)
 
 
 def as_text(held: list, lang: str = "en") -> str:

@@ -22,7 +22,7 @@ SHOWN = 0.05  # p below which answers are said to differ more in batches than wh
 ROUNDING = 10  # times the usual noise: as far as rounding is believed to reach
 POWER = 0.9
 FLAT = 1e-3  # nats: a model that prefers its usual token by less prefers none
-UNTOLD = "not told here"
+HOLDS, UNTOLD = "it holds here", "not told here"
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
@@ -198,12 +198,11 @@ def smallest_fault(questions: int, repeats: int) -> float:
 
 @dataclass(frozen=True)
 class Claim:
-    """differ: the share of questions whose answer in any batch is another than alone. shown: by more of them than chance can explain."""
+    """differ: the share of questions whose answer in any batch is another than alone."""
 
     verdict: str
     evidence: str
     differ: Estimate
-    shown: bool = False
 
 
 def flat(alone: pd.DataFrame) -> bool:
@@ -230,7 +229,7 @@ def batch_claim(alone_again: list[pd.DataFrame], batched: list[pd.DataFrame], no
     counted = (f"{int((~seen['identical']).sum())} of {len(seen)} answers in batches differ from the one alone, and "
                f"{int((~floor['identical']).sum())} of {len(floor)} that were asked alone again")
     if found.p < SHOWN and found.higher > found.lower:
-        return Claim("it holds here", counted, differ, shown=True)
+        return Claim(HOLDS, counted, differ)
     if no_choice:
         return Claim(UNTOLD, f"{counted}, but the model prefers no token to another (half of all gaps between its two likeliest are below {FLAT:g} "
                              "nats), so that answers that stay the same show nothing", differ)

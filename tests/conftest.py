@@ -4,11 +4,11 @@ import os
 import shutil
 import time
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
 from lib import OUTPUTS, calibration, launch
+from soak import ended
 
 settings.register_profile("busy-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test judges by the clock
 settings.register_profile("long", deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck))
@@ -72,9 +72,9 @@ def own_run(name: str):
 
 def _alone() -> None:
     """Wait for the tests that run beside these: what they leave is not enough for a whole run, and 06 takes them for others that disturb it."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        while (pid := int(os.environ.get("BESIDE", 0))) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.5)
+    pid = int(os.environ.get("BESIDE", 0))
+    while pid and not ended(pid):
+        time.sleep(0.5)
 
 
 SHORTER = {

@@ -277,11 +277,12 @@ def _strike(victim: str, runner: Runner, server: Server, run: Path, acknowledged
     if victim == "runner":
         _await(lambda: not runner.alive(), "a killed runner's end")
     elif victim != "disk":
-        _await(lambda: _ended(pid), "a killed process' end")
+        _await(lambda: ended(pid), "a killed process' end")
     return True
 
 
-def _ended(pid: int) -> bool:
+def ended(pid: int) -> bool:
+    """Gone, or only not yet asked how it ended."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -129,7 +129,7 @@ def test_the_claim_is_judged_against_the_noise_floor(again, batch, verdict):
         return consistency.compare(rows(*[answer([1])] * 40), rows(*[answer([2])] * differing, *[answer([1])] * (40 - differing)))
 
     claim = consistency.batch_claim([pairs(again)], [pairs(batch), pairs(batch)])
-    assert claim.verdict == verdict and claim.shown == (verdict == "it holds here") and f"{2 * batch} of 80" in claim.evidence
+    assert claim.verdict == verdict and f"{2 * batch} of 80" in claim.evidence
     assert claim.differ.value == batch / 40 and claim.differ.n == 40, "a question counts once"
 
 

@@ -415,11 +415,11 @@ def test_the_explorer_draws_anew_when_another_series_is_picked(desk_page):
     plots = [[None, None]]
     for series in ("alone", "together"):
         panel.get_by_label("series").select_option(series)
-        expect(panel.get_by_text(f"{series} in run {RUN}")).to_be_visible(timeout=60_000)
-        plots.append(until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] != plots[-1][1]), 60, lambda: "another series, other plots"))
+        expect(panel.get_by_text(f"{series} in run {RUN}")).to_be_visible(timeout=20_000)
+        plots.append(until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] != plots[-1][1]), 20, lambda: "another series, other plots"))
     panel.get_by_label("metric").select_option("TPOT")
-    expect(panel.get_by_text("TPOT = ")).to_be_visible(timeout=60_000)
-    until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] == plots[-1][1]), 60, lambda: "another metric of the same requests")
+    expect(panel.get_by_text("TPOT = ")).to_be_visible(timeout=20_000)
+    until(lambda: both(panel, lambda new: new[0] != plots[-1][0] and new[1] == plots[-1][1]), 20, lambda: "another metric of the same requests")
 
 
 def both(panel, are) -> list | None:

@@ -22,8 +22,12 @@ pin() { sed -n "s/.*\"\($1==[^\"]*\)\".*/\1/p" "$root/pyproject.toml" | head -n 
 
 # One line of the log that says why pip gave up.
 reason() { grep -E '^ *(ERROR|error)|No space left' "$log" | grep -v 'legacy' | head -n 1 | cut -c1-200; }
-# Without compiling: Python does so with what is imported, and all of it would take a third of the time.
+# Without compiling: pip does it on one processor, compile() below on all.
 pip_install() { "$folder/bin/python" -m pip --disable-pip-version-check install -qq --no-compile "$@" >> "$log" 2>&1; }
+
+# Never left to the first import: where PYTHONDONTWRITEBYTECODE is set, as in many containers, that would be every import,
+# and vLLM takes three times as long to start. A package may hold files that are no Python of this version: the log has them.
+compile() { "$folder/bin/python" -m compileall -qq -j 0 "$folder/lib" >> "$log" 2>&1 || true; }
 
 python=$(find_python) || fail "Python 3.11 to 3.14 is needed and was not found (${PYTHON:-python3, python3.11 ... python3.14}): install one, or name it: make PYTHON=/path/to/python3.12"
 
@@ -52,4 +56,5 @@ echo "  vLLM, JupyterLab and the rest"
 # besides; the last step checks that, and adds what the lock leaves out.
 { pip_install --require-hashes --no-deps --only-binary :all: -r "$root/requirements/$kind.lock" &&
     pip_install -e "$root[$kind,test]"; } || fail "the packages could not be installed ($(reason)): is the network up, is the disk full? The log is $log"
+compile
 echo "  done"

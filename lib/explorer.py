@@ -1,5 +1,6 @@
 """Past runs at the desk: pick a run, a series and a metric, and see its distribution and its requests one by one."""
 import io
+import threading
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -95,15 +96,22 @@ class Explorer:
         self.box = widgets.VBox([widgets.HBox([self.run, self.series, self.metric, self.again], layout={"flex_flow": "row wrap"}),
                                  self.line, *self.images]).add_class("explorer")
         self._filling = False
-        self.run.observe(lambda change: self._filling or self.list_series(), "value")
+        self._one_at_a_time = threading.RLock()  # a click and a choice come in two threads of the kernel (subshells): the last one drawn is what is chosen
+        self.run.observe(lambda change: self._chosen(self.list_series), "value")
         for choice in (self.series, self.metric):
-            choice.observe(lambda change: self._filling or self.show(), "value")
+            choice.observe(lambda change: self._chosen(self.show), "value")
         self.again.on_click(lambda button: self.list_runs())
         self.list_runs(run)
 
+    def _chosen(self, then) -> None:
+        with self._one_at_a_time:
+            if not self._filling:
+                then()
+
     def list_runs(self, first: str = "") -> None:
-        self._offer(self.run, runs(), first or self.run.value)
-        self.list_series()
+        with self._one_at_a_time:
+            self._offer(self.run, runs(), first or self.run.value)
+            self.list_series()
 
     def list_series(self) -> None:
         self._offer(self.series, series_of(self.run.value) if self.run.value else [], self.series.value)

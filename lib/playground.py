@@ -1,6 +1,7 @@
 """The desk's playground: choose a picture, ask about it, and watch the answer come."""
 import asyncio
 import json
+import threading
 import time
 from html import escape
 
@@ -56,6 +57,7 @@ class Playground:
             widgets.VBox([self.known, self.question, self.tokens, widgets.HBox([self.ask, self.stop]), self.line, self.reply],
                          layout={"width": "34em"})],
             layout={"flex_flow": "row wrap"}).add_class("playground")
+        self._one_at_a_time = threading.RLock()  # as the explorer's: the picture that is shown is the one that is asked about
         self.choice.observe(lambda change: self.choose(), "value")
         self.known.observe(lambda change: self.fill(), "value")
         self.again.on_click(lambda button: self.choose(draw=1))
@@ -65,6 +67,10 @@ class Playground:
 
     def choose(self, draw: int = 0) -> None:
         """Show the chosen picture and the questions whose answers are known. `draw`: so many pictures further."""
+        with self._one_at_a_time:
+            self._show_chosen(draw)
+
+    def _show_chosen(self, draw: int) -> None:
         self.seed += draw
         name = self.choice.value
         drawn = name.startswith(DRAWN) and name not in self.own

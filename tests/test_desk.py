@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -177,6 +178,24 @@ def test_a_run_of_which_only_the_records_are_left_is_shown(run):
     panel = explorer.Explorer("a-run")
     assert all(bytes(image.value).startswith(b"\x89PNG") for image in panel.images)
     assert "load not told" in panel.line.value and "1 torn lines" in panel.line.value
+
+
+def test_what_is_drawn_is_what_is_chosen_also_where_a_choice_comes_while_something_else_is_drawn(run, monkeypatch):
+    """As in JupyterLab, which has a click and a choice handled by two threads of the kernel."""
+    for name in ("early", "late"):
+        run.requests_file(name).write_text("".join(json.dumps(ROW | {"series": name, "index": i}) + "\n" for i in range(5)))
+    panel, draw = explorer.Explorer("a-run"), explorer.shown
+    choice = threading.Thread(target=lambda: setattr(panel.series, "value", "late"))
+
+    def slowly(name, series, *others):
+        if series == "early":
+            choice.start()
+            choice.join(0.5)  # it waits for this drawing, or would be overtaken by it
+        return draw(name, series, *others)
+    monkeypatch.setattr(explorer, "shown", slowly)
+    panel.again.click()
+    choice.join()
+    assert panel.series.value == "late" and "late in run a-run" in panel.line.value
 
 
 def test_an_empty_outputs_folder_says_what_to_do(run):

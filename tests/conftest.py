@@ -2,8 +2,11 @@
 import contextlib
 import os
 import shutil
+import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -14,16 +17,33 @@ settings.register_profile("busy-machine", deadline=None, suppress_health_check=[
 settings.register_profile("long", deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy-machine"))
 
-PATIENT = {"test_claims", "test_compare", "test_compare_runs", "test_consistency", "test_fit", "test_hiding", "test_hostile", "test_images", "test_launch", "test_metrics",
+ANSWERS = {"test_consistency", "test_embedded", "test_planted"}  # of real servers it is what they answer that counts here, not when
+PATIENT = {"test_claims", "test_compare", "test_compare_runs", "test_fit", "test_hiding", "test_hostile", "test_images", "test_launch", "test_metrics",
            "test_plots_zh", "test_publish", "test_queueing", "test_report", "test_resume", "test_safe_defaults", "test_stats", "test_tuning", "test_verdicts"}
 REAL = {"server", "metronome", "run_name", "finished_run"}  # fixtures whose tests measure, or make runs
 
 
+def pytest_configure():
+    if "GIVES_WAY" in os.environ:
+        threading.Thread(target=_give_way, daemon=True).start()
+
+
+def _give_way() -> None:
+    """Where the kernel schedules by session (autogroup), a process is idle only within its own: each that a test opens is told to give way."""
+    this = psutil.Process()
+    while True:
+        for process in [this, *this.children(recursive=True)]:
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{process.pid}/autogroup").write_text("19")
+        time.sleep(0.5)
+
+
 def pytest_collection_modifyitems(items):
-    """Marks what may wait for a processor as long as others want it (scripts/test.sh): in these modules, what needs none of these fixtures.
+    """Marks what may wait for a processor as long as others want it (scripts/test.sh): ANSWERS, and in PATIENT what needs none of REAL.
     What needs the finished run comes last, and waits for those."""
     for item in items:
-        if item.module.__name__ in PATIENT and not REAL & set(item.fixturenames):
+        module, needs = item.module.__name__, set(item.fixturenames)
+        if module in ANSWERS and "finished_run" not in needs or module in PATIENT and not REAL & needs:
             item.add_marker("beside")
     items.sort(key=lambda item: "finished_run" in item.fixturenames)
 

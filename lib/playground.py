@@ -57,7 +57,7 @@ class Playground:
             widgets.VBox([self.known, self.question, self.tokens, widgets.HBox([self.ask, self.stop]), self.line, self.reply],
                          layout={"width": "34em"})],
             layout={"flex_flow": "row wrap"}).add_class("playground")
-        self._one_at_a_time = threading.RLock()  # as the explorer's: the picture that is shown is the one that is asked about
+        self._one_at_a_time = threading.Lock()  # as the explorer's: the picture that is shown is the one that is asked about
         self.choice.observe(lambda change: self.choose(), "value")
         self.known.observe(lambda change: self.fill(), "value")
         self.again.on_click(lambda button: self.choose(draw=1))
@@ -68,25 +68,23 @@ class Playground:
     def choose(self, draw: int = 0) -> None:
         """Show the chosen picture and the questions whose answers are known. `draw`: so many pictures further."""
         with self._one_at_a_time:
-            self._show_chosen(draw)
-
-    def _show_chosen(self, draw: int) -> None:
-        self.seed += draw
-        name = self.choice.value
-        drawn = name.startswith(DRAWN) and name not in self.own
-        self.picture = images.make(name.removeprefix(DRAWN), self.seed) if drawn else self.own[name]
-        self.again.disabled = not drawn
-        self.image.value, self.image.format = self.picture.data, self.picture.format
-        self.known.options = [q.question for q in self.picture.questions] or ["What do you see?"]
-        self.known.index = 0
-        self.fill()
+            self.seed += draw
+            name = self.choice.value
+            drawn = name.startswith(DRAWN) and name not in self.own
+            self.picture = images.make(name.removeprefix(DRAWN), self.seed) if drawn else self.own[name]
+            self.again.disabled = not drawn
+            self.image.value, self.image.format = self.picture.data, self.picture.format
+            self.known.options = [q.question for q in self.picture.questions] or ["What do you see?"]
+            self.known.index = 0
+            self.fill()
 
     def fill(self) -> None:
         self.question.value = self.known.value or ""
 
     async def answer(self) -> None:
         """Put the question; the answer appears as it comes. What would be refused anyhow is not sent."""
-        question, picture = self.question.value.strip(), self.picture
+        with self._one_at_a_time:
+            question, picture = self.question.value.strip(), self.picture
         self.reply.value = ""
         if not question:
             raise UserError("the question is empty: write one")

@@ -26,8 +26,8 @@ reason() { grep -E '^ *(ERROR|error)|No space left' "$log" | grep -v 'legacy' | 
 pip_install() { "$folder/bin/python" -m pip --disable-pip-version-check install -qq --no-compile "$@" >> "$log" 2>&1; }
 
 # Never left to the first import: where PYTHONDONTWRITEBYTECODE is set, as in many containers, that would be every import,
-# and vLLM takes three times as long to start. A package may hold files that are no Python of this version: the log has them.
-compile() { "$folder/bin/python" -m compileall -qq -j 0 "$folder/lib" >> "$log" 2>&1 || true; }
+# and that of vLLM takes three times as long. A package may hold files that are no Python of this version: the log has them.
+compile() { "$folder/bin/python" -m compileall -q -j 0 "$folder/lib" >> "$log" 2>&1; }
 
 python=$(find_python) || fail "Python 3.11 to 3.14 is needed and was not found (${PYTHON:-python3, python3.11 ... python3.14}): install one, or name it: make PYTHON=/path/to/python3.12"
 

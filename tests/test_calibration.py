@@ -43,11 +43,11 @@ def test_the_metronome_keeps_its_step_and_says_when_it_sent(tmp_path):
 def test_the_metronome_speaks_of_several_tokens_a_chunk_and_of_prefill(tmp_path, options, share):
     with calibration.metronome(5.0, **options) as server:
         frame = measured(server, tmp_path, 2, 4).frame
-        true = server.truth()["requests"]
+        true = server.truth()
     assert frame["output_tokens"].eq(50).all() and frame["error"].isna().all()
     assert max(r[:, 1].max() for r in frame["reads"]) >= share
-    waits = [t["first"] - t["arrived"] for t in true]
-    assert np.median(waits) >= (options.get("prefill_steps", 1) - 1) * 0.005 - 0.001
+    waits = [t["first"] - t["arrived"] for t in true["requests"]]
+    assert min(waits) >= (options.get("prefill_steps", 1) - 1) * 0.005 - max(true["step_lateness_s"]), "less the part of a late step in which it came"
 
 
 def test_the_metronome_repeats_a_recorded_schedule(tmp_path):

@@ -24,7 +24,7 @@ import pytest
 from playwright.sync_api import Error, expect, sync_playwright
 
 from conftest import own_run
-from lib import NOTEBOOKS, ROOT, desk, execution, explorer, playground, records, rundir, tables
+from lib import NOTEBOOKS, ROOT, desk, execution, explorer, images, playground, records, rundir, tables
 from lib.errors import UserError
 from lib.exchange import Exchange
 from lib.server import Server
@@ -112,6 +112,23 @@ def test_a_server_that_is_down_is_one_line_and_a_row(run):
 def test_an_empty_question_is_not_sent(run):
     panel = asyncio.run(press(run, "http://127.0.0.1:9", "  \n "))
     assert "the question is empty" in panel.line.value and not run.requests_file("playground").exists()
+
+
+def test_the_picture_that_is_shown_is_the_one_that_is_asked_about_also_where_a_choice_comes_while_another_is_drawn(run, monkeypatch):
+    """In JupyterLab a click and a choice are handled by two threads of the kernel."""
+    panel, make = playground.Playground(SimpleNamespace(server=Server("http://127.0.0.1:9", "m"), run=run), "data/images", 1), images.make
+    early, late = (playground.DRAWN + kind for kind in ("word", "count"))
+    choice = threading.Thread(target=lambda: setattr(panel.choice, "value", late))
+
+    def slowly(kind, seed):
+        if playground.DRAWN + kind == early:
+            choice.start()
+            choice.join(0.5)  # it waits for this picture, or would be overtaken by it
+        return make(kind, seed)
+    monkeypatch.setattr(images, "make", slowly)
+    panel.choice.value = early
+    choice.join()
+    assert bytes(panel.image.value) == panel.picture.data == make("count", panel.seed).data
 
 
 def test_the_verdicts_of_a_series_are_each_told_once():

@@ -18,7 +18,7 @@ import pytest
 from conftest import own_run
 from lib import OUTPUTS, ROOT
 
-LIMIT_S = 300  # for what hangs; two vLLMs start beside each other, and a slow machine takes a minute and a half
+LIMIT_S = 300  # for what hangs: two vLLMs start beside each other
 STAND_IN = """
 import shutil, subprocess, sys, time
 subprocess.Popen(["VLLM::EngineCore", "600"], executable=shutil.which("sleep"))
